@@ -1,0 +1,304 @@
+"""What smtpd.conf means: one frozen Config, and the view of it that each process gets.
+
+Nothing here reads text.  The grammar makes a Config, check.py completes it, and ``view`` cuts out the
+fields one process may know.  A field that may hold a secret has the type Secret, whose repr never shows it.
+Times are whole seconds, sizes octets.
+"""
+
+import enum
+from typing import Any
+
+import msgspec
+
+from pysmtpd.base.procs import PROCS, Proc
+from pysmtpd.base.struct import Frozen, Wire
+
+
+class Secret(Wire):
+    """A value that is never shown."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    __str__ = __repr__
+
+
+class Position(Wire):
+    """Where something stands; line and column count from 1."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Tls(enum.StrEnum):
+    """When a listener speaks TLS."""
+
+    NO = "no"
+    OFFERED = "tls"
+    REQUIRED = "tls-require"
+    SMTPS = "smtps"
+
+
+class Shape(enum.StrEnum):
+    """What a table holds.  DYNAMIC is known to its back end only."""
+
+    LIST = "list"
+    HASH = "hash"
+    DYNAMIC = "dynamic"
+
+
+class Table(Frozen):
+    """A named set of keys, or of keys with values.  Built-in names start with ``<``."""
+
+    name: str
+    backend: str = "static"                 # static, file, getpwnam, db, sqlite, proc ...
+    shape: Shape = Shape.LIST
+    path: str = ""                          # file, db: where it is
+    keys: tuple[str, ...] = ()              # static lists
+    pairs: tuple[tuple[str, Secret], ...] = ()  # static mappings; a value may be a password
+    at: Position = Position()
+
+
+class Pki(Frozen):
+    """A certificate and its key, by path; the files are opened by the parent."""
+
+    name: str
+    cert: str = ""
+    key: str = ""
+    dhe: str = "none"
+    at: Position = Position()
+
+
+class Ca(Frozen):
+    """Certificates to verify a peer with."""
+
+    name: str
+    cert: str
+    at: Position = Position()
+
+
+class Listener(Frozen):
+    """One address and port, or the socket (``address`` is ``socket``)."""
+
+    address: str
+    port: int = 0
+    hostname: str = ""
+    hostnames: str = ""                     # table
+    tag: str = ""
+    tls: Tls = Tls.NO
+    tls_verify: bool = False
+    pki: tuple[str, ...] = ()
+    ca: str = ""
+    ciphers: str = ""
+    protocols: str = ""
+    auth: str = ""                          # "", "required" or "optional"
+    auth_table: str = ""                    # empty: system users
+    senders: str = ""                       # table
+    masquerade: bool = False
+    filter: str = ""
+    mask_src: bool = False
+    no_dsn: bool = False
+    received_auth: bool = False
+    proxy_v2: bool = False
+    at: Position = Position()
+
+    @property
+    def is_socket(self) -> bool:
+        return self.address == "socket"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether missing headers are completed as for a user's own mail."""
+        return self.address in ("socket", "127.0.0.1", "::1")
+
+
+class Method(enum.StrEnum):
+    """How an action delivers."""
+
+    MBOX = "mbox"
+    MAILDIR = "maildir"
+    MDA = "mda"
+    LMTP = "lmtp"
+    FORWARD_ONLY = "forward-only"
+    EXPAND_ONLY = "expand-only"
+    RELAY = "relay"
+
+
+class Action(Frozen):
+    """An ``action``: how accepted mail goes on.  Empty strings mean "not given"."""
+
+    name: str
+    method: Method
+    ttl: int = 0                            # 0: queue ttl
+    # local methods
+    argument: str = ""                      # maildir path, mda command, lmtp destination
+    junk: bool = False                      # maildir
+    lmtp_rcpt_to: bool = False
+    user: str = ""
+    alias: str = ""                         # tables
+    virtual: str = ""
+    userbase: str = ""
+    wrapper: str = ""
+    # relay
+    host: str = ""                          # table of relay URLs
+    domain: str = ""                        # table: recipient domain to relay URL
+    backup: bool = False
+    backup_mx: str = ""
+    helo: str = ""
+    helo_src: str = ""                      # tables
+    src: str = ""
+    mail_from: str = ""
+    tls: str = ""                           # "", "verify" or "no-verify"
+    pki: str = ""
+    ca: str = ""
+    ciphers: str = ""
+    protocols: str = ""
+    auth: str = ""                          # table
+    filter: str = ""
+    srs: bool = False
+    at: Position = Position()
+
+    @property
+    def is_relay(self) -> bool:
+        return self.method is Method.RELAY
+
+
+class Criterion(Frozen):
+    """One test of a rule.
+
+    ``kind`` is tag, from, from-rdns, from-socket, for, helo, auth, tls, mail-from or rcpt-to; ``table``
+    is empty where the kind needs none (``auth``, ``tls``, ``from rdns``, ``from socket``).
+    """
+
+    kind: str
+    table: str = ""
+    regex: bool = False
+    negated: bool = False
+    at: Position = Position()
+
+
+class Rule(Frozen):
+    """A ``match``: all its criteria must hold, in this order; the first rule that matches decides."""
+
+    criteria: tuple[Criterion, ...]
+    action: str = ""                        # empty: reject
+    reply: str = ""                         # ours: the text of a reject or tempfail
+    at: Position = Position()
+
+
+class Limits(Frozen):
+    """The limit directives, with OpenSMTPD's defaults."""
+
+    smtp_max_rcpt: int = 1000
+    smtp_max_mails: int = 100
+    mda_max_session: int = 50
+    mda_max_session_per_user: int = 7
+    mda_task_hiwat: int = 50
+    mda_task_lowat: int = 30
+    mda_task_release: int = 10
+    scheduler_max_inflight: int = 5000
+    scheduler_max_schedule: int = 10
+    scheduler_max_evp_batch: int = 256
+    scheduler_max_msg_batch: int = 1024
+
+
+class MtaLimits(Frozen):
+    """``mta limit``: one set by default, and one for each domain that has its own."""
+
+    max_conn_per_host: int = 10
+    max_conn_per_route: int = 5
+    max_conn_per_source: int = 100
+    max_conn_per_connector: int = 20
+    max_conn_per_relay: int = 100
+    max_conn_per_domain: int = 100
+    conn_delay_host: int = 0
+    conn_delay_route: int = 5
+    conn_delay_source: int = 0
+    conn_delay_connector: int = 0
+    conn_delay_relay: int = 2
+    conn_delay_domain: int = 0
+    reconn_delay_route: int = 3
+    session_mail_max: int = 100
+    session_transaction_delay: int = 0
+    session_keepalive: int = 10
+    max_failures_per_session: int = 25
+    task_hiwat: int = 50
+    task_lowat: int = 30
+    task_release: int = 10
+    family: str = ""                        # "", inet4 or inet6
+
+
+class Config(Frozen):
+    """All of smtpd.conf.  Order matters only in ``rules``."""
+
+    hostname: str                           # the server's name
+    listeners: tuple[Listener, ...] = ()
+    tables: dict[str, Table] = {}
+    actions: dict[str, Action] = {}
+    rules: tuple[Rule, ...] = ()
+    pkis: dict[str, Pki] = {}
+    cas: dict[str, Ca] = {}
+    limits: Limits = Limits()
+    mta_limits: dict[str, MtaLimits] = {"": MtaLimits()}  # by domain; "" is the default
+    wrappers: dict[str, str] = {}
+    queue_ttl: int = 4 * 86400
+    queue_compression: bool = False
+    queue_key: Secret | None = None
+    warn_intervals: tuple[int, ...] = (4 * 3600,)
+    max_message_size: int = 35 * 1024 * 1024
+    max_deferred: int = 100
+    sub_addr_delim: str = "+"
+    smtp_ciphers: str = ""
+    srs_key: Secret | None = None
+    srs_backup: Secret | None = None
+    srs_ttl: int = 4
+    resolvers: tuple[str, ...] = ()         # ours: address or address:port, [v6]:port
+    admd: str = ""
+    user: str = ""                          # without root: the one user there is
+    state_dir: str = ""                     # without root: where the spool is
+
+
+def spool_name(name: str) -> str:
+    """A key that file systems and tables agree on."""
+    return name.lower()
+
+
+# Which fields of Config a process gets.  What is not named here stays at its default in the view.
+VIEWS: dict[Proc, frozenset[str]] = {
+    Proc.PARENT: frozenset({"listeners", "actions", "pkis", "cas", "limits"}),
+    Proc.CONTROL: frozenset(),
+    Proc.LKA: frozenset({"tables", "actions", "rules", "sub_addr_delim", "srs_key", "srs_backup", "srs_ttl",
+                         "resolvers", "queue_ttl"}),
+    Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "queue_key", "warn_intervals"}),
+    Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
+    Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "max_message_size", "smtp_ciphers"}),
+    Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
+    Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
+}
+_EVERYONE = frozenset({"hostname", "user", "state_dir"})
+
+
+def view(config: Config, proc: Proc) -> Config:
+    """Only what ``proc`` uses; everything else is at its default."""
+    fields = VIEWS[proc] | _EVERYONE
+    kept: dict[str, Any] = {name: getattr(config, name) for name in Config.__struct_fields__ if name in fields}
+    return Config(**kept)
+
+
+def encode(config: Config) -> bytes:
+    """For the socket to the process that gets this view, and for nothing else."""
+    return msgspec.msgpack.encode(config)
+
+
+def decode(data: bytes) -> Config:
+    """Raises msgspec.ValidationError for anything that encode() did not make."""
+    return msgspec.msgpack.decode(data, type=Config)
+
+
+assert VIEWS.keys() <= PROCS.keys()

@@ -1,0 +1,179 @@
+"""imsg: frames, the registry of messages, and the strict codec between the two.  No I/O.
+
+A frame is a header of 16 octets (type, flags, length with header, peer id, process id) and a body: the
+fields of one message as a MessagePack array.  It may carry one file descriptor.  A body has at most
+16 KiB, or 64 KiB and a little for the few *bulk* messages that carry pieces of mail data.
+
+A message is declared once, with its number and its routes.  A Decoder knows which process sends to which,
+and whatever is short, long, unknown, off its route or ill-typed is an ImsgError, and nothing else is.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from pysmtpd.base.procs import Proc, Route
+from pysmtpd.base.struct import Wire
+
+HEADER = struct.Struct("!HHIII")
+HEADER_SIZE = HEADER.size
+BODY_MAX = 16384
+CHUNK_MAX = 65536
+BULK_MAX = CHUNK_MAX + 64
+FLAG_FD = 1
+
+T = TypeVar("T", bound="type[Message]")
+
+
+class ImsgError(ValueError):
+    """A frame that may not be: what is wrong with it, never what it holds."""
+
+
+class Message(Wire):
+    """The base of every message; fields travel in the order of their declaration."""
+
+
+class Spec(NamedTuple):
+    """What is declared of a message."""
+
+    number: int
+    cls: type[Message]
+    routes: frozenset[Route]
+    fd: bool
+    bulk: bool
+    decode: Callable[[bytes | memoryview], Message]
+
+    @property
+    def limit(self) -> int:
+        return BULK_MAX if self.bulk else BODY_MAX
+
+
+class Frame(NamedTuple):
+    """A message that arrived."""
+
+    message: Message
+    spec: Spec
+    peerid: int
+    pid: int
+
+
+BY_NUMBER: dict[int, Spec] = {}
+BY_CLASS: dict[type[Message], Spec] = {}
+
+
+def declare(number: int, *routes: Route, fd: bool = False, bulk: bool = False) -> Callable[[T], T]:
+    """Declare a message: its number on the wire, and who may send it to whom.
+
+    ``fd``: each frame carries one descriptor.  ``bulk``: its body may have 64 KiB.
+    """
+
+    def register(cls: T) -> T:
+        if number in BY_NUMBER:
+            raise TypeError(f"{number:#x} is {BY_NUMBER[number].cls.__name__} already")
+        if not routes or not 0 < number <= 0xFFFF:
+            raise TypeError(f"{cls.__name__}: a message needs a route and a number of 16 bits")
+        decode = msgspec.msgpack.Decoder(cls).decode
+        BY_NUMBER[number] = BY_CLASS[cls] = Spec(number, cls, frozenset(routes), fd, bulk, decode)
+        return cls
+
+    return register
+
+
+def routes_to(dst: Proc) -> frozenset[type[Message]]:
+    """Every message that some process may send to this one."""
+    return frozenset(spec.cls for spec in BY_NUMBER.values() for route in spec.routes if route.dst is dst)
+
+
+def version() -> int:
+    """A number that changes with any declaration: smtpctl and daemon compare theirs."""
+    text = "\n".join(describe(spec) for _, spec in sorted(BY_NUMBER.items()))
+    return zlib.crc32(text.encode())
+
+
+def describe(spec: Spec) -> str:
+    """One line: number, name, routes, fields in wire order."""
+    fields = ", ".join(f"{f.name}: {_type_name(f.type)}" for f in msgspec.structs.fields(spec.cls))  # type: ignore[arg-type]
+    extra = (" +fd" if spec.fd else "") + (" bulk" if spec.bulk else "")
+    routes = ", ".join(sorted(str(route) for route in spec.routes))
+    return f"{spec.number:#06x} {spec.cls.__name__}({fields}){extra} [{routes}]"
+
+
+def _type_name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", None) or kind).replace("typing.", "").replace("pysmtpd.", "")
+
+
+class Encoder:
+    """Turns messages for one peer into frames, and proves each acceptable before it is sent."""
+
+    def __init__(self, src: Proc, dst: Proc, pid: int) -> None:
+        self._route = src >> dst
+        self._pid = pid
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def encode(self, message: Message, peerid: int = 0) -> bytes:
+        """One frame.  Raises ImsgError when the receiver would refuse it: decoding it here costs less
+        than half a microsecond, and turns a bad value into one failed session instead of a dead process."""
+        spec = BY_CLASS.get(type(message))
+        if spec is None or self._route not in spec.routes:
+            raise ImsgError(f"{type(message).__name__}: not from {self._route.src.value} to {self._route.dst.value}")
+        body = self._encode(message)
+        if len(body) > spec.limit:
+            raise ImsgError(f"{spec.cls.__name__}: {len(body)} octets are more than {spec.limit}")
+        if not spec.bulk:
+            _decode(spec, body)
+        return HEADER.pack(spec.number, FLAG_FD if spec.fd else 0, HEADER_SIZE + len(body), peerid, self._pid) + body
+
+
+class Decoder:
+    """Turns the bytes of one peer into messages."""
+
+    def __init__(self, src: Proc, dst: Proc) -> None:
+        self._route = src >> dst
+        self._allowed = {n: spec for n, spec in BY_NUMBER.items() if self._route in spec.routes}
+        self._tail = b""
+
+    @property
+    def pending(self) -> int:
+        """Octets of an incomplete frame."""
+        return len(self._tail)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield each frame that data completes; raise ImsgError at the first that may not be."""
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        at, end = 0, len(data)
+        view = memoryview(data)
+        while end - at >= HEADER_SIZE:
+            number, flags, length, peerid, pid = HEADER.unpack_from(data, at)
+            spec = self._check(number, flags, length)
+            if end - at < length:
+                break
+            message = _decode(spec, view[at + HEADER_SIZE : at + length])
+            at += length
+            yield Frame(message, spec, peerid, pid)
+        self._tail = data[at:]
+
+    def _check(self, number: int, flags: int, length: int) -> Spec:
+        spec = self._allowed.get(number)
+        if spec is None:
+            known = BY_NUMBER.get(number)
+            name = known.cls.__name__ if known else f"unknown type {number:#x}"
+            raise ImsgError(f"{name}: not from {self._route.src.value} to {self._route.dst.value}")
+        if not HEADER_SIZE < length <= HEADER_SIZE + spec.limit:
+            raise ImsgError(f"{spec.cls.__name__}: impossible length {length}")
+        if flags != (FLAG_FD if spec.fd else 0):
+            raise ImsgError(f"{spec.cls.__name__}: impossible flags {flags:#x}")
+        return spec
+
+
+def _decode(spec: Spec, body: bytes | memoryview) -> Message:
+    try:
+        return spec.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # A UnicodeDecodeError would show the bytes; a ValidationError shows a path and a type.
+        text = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ImsgError(f"{spec.cls.__name__}: {text}") from None

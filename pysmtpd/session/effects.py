@@ -1,0 +1,59 @@
+"""The whole vocabulary in which a session speaks to the shell around it.
+
+A session's ``receive``, ``answer``, ``timeout`` and the like return a list of these, to be carried out
+in order.
+"""
+
+from typing import NamedTuple
+
+from pysmtpd.base.logline import Level
+from pysmtpd.imsg import Message
+
+
+class Send(NamedTuple):
+    """Bytes for the other end."""
+
+    data: bytes
+
+
+class Ask(NamedTuple):
+    """A message for the process its route names.  Its answer, if it has one, comes back through answer()."""
+
+    message: Message
+
+
+class Body(NamedTuple):
+    """A piece of mail data for the queue; the shell obeys the window and stops reading when it is shut."""
+
+    chunk: bytes
+
+
+class StartTls(NamedTuple):
+    """Begin the handshake once everything sent so far has left.  Bytes read before it are discarded."""
+
+
+class Close(NamedTuple):
+    """Say no more, and close once everything sent has left."""
+
+
+class Wait(NamedTuple):
+    """Call wake() after so many seconds; nothing is read until then."""
+
+    seconds: float
+
+
+class Log(NamedTuple):
+    """A line for the log."""
+
+    line: str
+    level: Level = Level.INFO
+
+
+class Count(NamedTuple):
+    """Add to a statistics key."""
+
+    key: str
+    amount: int = 1
+
+
+Effect = Send | Ask | Body | StartTls | Close | Wait | Log | Count
