@@ -1,0 +1,443 @@
+"""parent: root.  It starts and reaps the others, and does the few things only root may do.
+
+It binds the listeners, opens keys without reading them, and starts delivery workers as their users.  It parses no
+stranger's byte: a child's request is a handful of bounded fields, and is judged again here as if an enemy had sent it.
+"""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+import msgspec
+import setproctitle
+
+from pysmtpd.base import logline, paths
+from pysmtpd.base.logline import Level
+from pysmtpd.base.procs import CHILDREN, PROCS, Proc, User
+from pysmtpd.base.struct import Frozen
+from pysmtpd.conf import config as conf_config
+from pysmtpd.conf.config import Action, Config, Method
+from pysmtpd.imsg import ImsgError
+from pysmtpd.messages import (
+    ConfDone,
+    ConfView,
+    LogReopen,
+    LogSocket,
+    MdaWorkerExited,
+    MdaWorkerRefused,
+    MdaWorkerStart,
+    MdaWorkerStarted,
+    SetupControlSocket,
+    SetupDone,
+    SetupFile,
+    SetupListener,
+    SetupPeer,
+    SetupReady,
+    Shutdown,
+    WorkerKind,
+)
+from pysmtpd.privsep import listen, log, spawn, startup
+from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.mproc import Peer, pair
+from pysmtpd.privsep.process import Birth, Process, handles
+from pysmtpd.privsep.startup import Identities, StartError
+from pysmtpd.readconf import Job
+
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
+STOP_ORDER: tuple[tuple[Proc, ...], ...] = (
+    (Proc.SMTP,), (Proc.MTA, Proc.MDA), (Proc.CONTROL, Proc.LKA, Proc.SCHEDULER), (Proc.QUEUE,),
+)
+
+
+class Options(Frozen):
+    """The command line, as __main__ understood it."""
+
+    config: str
+    macros: dict[str, str] = {}
+    foreground: bool = False
+    stderr: bool = False
+    verbose: int = 0
+    paused: tuple[str, ...] = ()
+
+
+class Worker(Frozen):
+    """A delivery worker that runs."""
+
+    reqid: int
+    user: str
+
+
+class Parent(Process):
+    """The parent process."""
+
+    ME = Proc.PARENT
+
+    def __init__(self, birth: Birth, log: Log, options: Options, who: Identities, lock: int) -> None:
+        super().__init__(birth, log)
+        self.options = options
+        self.who = who
+        self.ready_pipe: int | None = None
+        self._lock = lock
+        self._pids: dict[int, tuple[Proc, int]] = {}
+        self._workers: dict[int, Worker] = {}
+        self._waiting: set[tuple[Proc, int]] = set()
+        self._stage = -1
+        self._stage_timer: asyncio.TimerHandle | None = None
+        self._control: socket.socket | None = None
+
+    # starting
+
+    def begin(self) -> NoReturn:
+        """Start the others, and serve them until the end."""
+        self.log(logline.STARTING.format(name="pysmtpd", version=_version()))
+        self._warn()
+        conf = self._start_conf()
+        listeners = [(i, listen.listen(one)) for i, one in enumerate(self.config.listeners) if not one.is_socket]
+        self._control = listen.control_socket(self.paths.socket)
+        names = [(proc, 0) for proc in CHILDREN]
+        for proc, index in names:
+            self._start_child(proc, index)
+        self._wire(names, conf)
+        self._hand_over(listeners)
+        for peer in self._children():
+            peer.send(SetupDone(int(self.traces), sorted(self.paused)))
+        for _, sock in listeners:
+            sock.close()
+        self._serve(conf)
+
+    def _warn(self) -> None:
+        if not self.who.privileged:
+            self.log(f"warn: not root: every process runs as {self.who.user}, and delivers to {self.who.user} only")
+        elif self.who.one_user:
+            self.log("warn: one user for all processes: the spool is not kept from the others")
+
+    def _start_conf(self) -> Peer:
+        job = Job(path=self.options.config, macros=self.options.macros, user=self.who.user,
+                  state_dir="" if self.who.privileged else self.paths.spool, verbose=bool(self.options.verbose))
+        mine, theirs = pair()
+        pid = spawn.spawn("pysmtpd.readconf", [msgspec.json.encode(job).decode()], theirs)
+        theirs.close()
+        conf = Peer(self, mine, Proc.PARENT, Proc.CONF)
+        conf.socket.settimeout(START_TIMEOUT)
+        self._pids[pid] = (Proc.CONF, 0)
+        try:
+            self.config = _receive_view(conf)
+        except (ImsgError, TimeoutError):
+            # It has said why on standard error.
+            raise StartError("the configuration was not accepted") from None
+        return conf
+
+    def _start_child(self, proc: Proc, index: int) -> None:
+        user = PROCS[proc].user
+        uid, gid = ((self.who.smtpq_uid, self.who.smtpq_gid) if user is User.SMTPQ
+                    else (self.who.smtpd_uid, self.who.smtpd_gid))
+        birth = Birth(proc=proc.value, index=index, uid=uid, gid=gid, spool=self.paths.spool, socket=self.paths.socket,
+                      stderr=self.options.stderr, verbose=int(self.traces))
+        mine, theirs = pair()
+        keep = (self._lock,) if proc is Proc.QUEUE else ()
+        pid = spawn.spawn("pysmtpd.privsep.reexec", [msgspec.json.encode(birth).decode()], theirs, keep=keep)
+        theirs.close()
+        self._pids[pid] = (proc, index)
+        self._waiting.add((proc, index))
+        peer = Peer(self, mine, Proc.PARENT, proc, index)
+        peer.socket.settimeout(START_TIMEOUT)
+        self._peers.setdefault(proc, []).append(peer)
+
+    def _children(self) -> list[Peer]:
+        return [peer for proc in CHILDREN for peer in self.peers(proc)]
+
+    def _wire(self, names: list[tuple[Proc, int]], conf: Peer) -> None:
+        children = {(peer.proc, peer.index): peer for peer in self._children()}
+        for at, one in enumerate(names):
+            for other in names[at + 1 :]:
+                if other[0] in PROCS[one[0]].peers:
+                    a, b = pair()
+                    children[one].send(SetupPeer(other[0].value, other[1]), a.detach())
+                    children[other].send(SetupPeer(one[0].value, one[1]), b.detach())
+        for name, peer in children.items():
+            a, b = pair()
+            conf.send(SetupPeer(name[0].value, name[1]), a.detach())
+            peer.send(SetupPeer(Proc.CONF.value, 0), b.detach())
+        conf.send(SetupDone(0, []))
+
+    def _hand_over(self, listeners: list[tuple[int, socket.socket]]) -> None:
+        for peer in self.peers(Proc.SMTP):
+            for index, sock in listeners:
+                peer.send(SetupListener(index), os.dup(sock.fileno()))
+        assert self._control is not None
+        self.peer(Proc.CONTROL).send(SetupControlSocket(), os.dup(self._control.fileno()))
+        self._control.close()
+        listening = {name for one in self.config.listeners for name in one.pki}
+        authorities = {one.ca for one in self.config.listeners} - {""}
+        self._hand_files(self.peers(Proc.SMTP), listening, authorities)
+        relays = [one for one in self.config.actions.values() if one.is_relay]
+        self._hand_files(self.peers(Proc.MTA), {one.pki for one in relays} - {""}, {one.ca for one in relays} - {""})
+
+    def _hand_files(self, peers: list[Peer], pkis: set[str], cas: set[str]) -> None:
+        for peer in peers:
+            for name in sorted(pkis):
+                pki = self.config.pkis[name]
+                peer.send(SetupFile("cert", name), listen.open_checked(pki.cert, "cert"))
+                peer.send(SetupFile("key", name), listen.open_checked(pki.key, "key"))
+            for name in sorted(cas):
+                peer.send(SetupFile("ca", name), listen.open_checked(self.config.cas[name].cert, "ca"))
+
+    def _serve(self, conf: Peer) -> NoReturn:
+        self.loop = asyncio.SelectorEventLoop()
+        asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(self._exception)
+        self._log.attach(self.loop.call_soon)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self.stop, 0)
+        self.loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self.loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        for peer in (conf, *self._children()):
+            peer.attach(self.loop)
+        timer = self.loop.call_later(START_TIMEOUT, self._too_slow)
+        self._timer = timer
+        self.loop.call_soon(self._reap)
+        self.loop.run_forever()
+        with contextlib.suppress(OSError):
+            os.unlink(self.paths.socket)
+        self.log(logline.EXITING)
+        self._log.flush()
+        os._exit(self._status)
+
+    def _hangup(self) -> None:
+        self.log("warn: SIGHUP: there is no reload yet; restart to read the configuration again", Level.ERR)
+
+    def _too_slow(self) -> None:
+        names = ", ".join(sorted(proc.value for proc, _ in self._waiting))
+        self.log(f"parent: {names}: not ready after {START_TIMEOUT:.0f}s", Level.CRIT)
+        self.stop(1)
+
+    @handles(ConfView, ConfDone)
+    def conf_done(self, peer: Peer, message: ConfView | ConfDone) -> None:
+        if isinstance(message, ConfView):
+            raise ImsgError("ConfView: not now")
+        peer.close()
+
+    @handles(SetupReady)
+    def setup_ready(self, peer: Peer, _message: SetupReady) -> None:
+        self._waiting.discard((peer.proc, peer.index))
+        if self._waiting or self._leaving:
+            return
+        self._timer.cancel()
+        self.log("info: ready", Level.DEBUG)
+        if self.ready_pipe is not None:
+            os.write(self.ready_pipe, b"0")
+            os.close(self.ready_pipe)
+            self.ready_pipe = None
+
+    @handles(LogReopen)
+    def log_reopen(self, peer: Peer, _message: LogReopen) -> None:
+        sock = log.open_syslog()
+        if sock is not None:
+            peer.send(LogSocket(), sock.detach())
+
+    # stopping
+
+    def stop(self, status: int) -> None:
+        """Stop everything in order, queue last."""
+        self._status = self._status or status
+        if not self._leaving:
+            self._leaving = True
+            self._timer.cancel()
+            self._next_stage()
+
+    def _next_stage(self) -> None:
+        if self._stage_timer is not None:
+            self._stage_timer.cancel()
+        self._stage += 1
+        if self._stage == len(STOP_ORDER):
+            for pid in self._workers:
+                _kill(pid, signal.SIGTERM)
+            self.loop.stop()
+            return
+        stage = STOP_ORDER[self._stage]
+        if not any(proc in stage for proc, _ in self._pids.values()):
+            self._next_stage()
+            return
+        for proc in stage:
+            for peer in self.peers(proc):
+                peer.send(Shutdown())
+        self._stage_timer = self.loop.call_later(STOP_TIMEOUT, self._kill_stage, stage)
+
+    def _kill_stage(self, stage: tuple[Proc, ...]) -> None:
+        for pid, (proc, _) in list(self._pids.items()):
+            if proc in stage:
+                self.log(f"warn: {proc.value} does not stop: killed", Level.ERR)
+                _kill(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._workers:
+                self._worker_gone(pid, status)
+            elif pid in self._pids:
+                self._child_gone(pid, status)
+        if self._leaving and 0 <= self._stage < len(STOP_ORDER):
+            stage = STOP_ORDER[self._stage]
+            if not any(proc in stage for proc, _ in self._pids.values()):
+                self._next_stage()
+
+    def _child_gone(self, pid: int, status: int) -> None:
+        proc, index = self._pids.pop(pid)
+        if proc is Proc.CONF and status == 0:
+            return
+        for peer in self.peers(proc):
+            if peer.index == index:
+                peer.close()
+        if not self._leaving or status != 0:
+            title = f"pysmtpd: {proc.value}"
+            self.log(logline.LOST_CHILD.format(title=title, cause=_cause(status)), Level.ERR)
+            self.stop(1)
+
+    def peer_lost(self, peer: Peer, reason: str) -> None:
+        """SIGCHLD tells of a dead child; a child that speaks nonsense is taken down here."""
+        if reason != "socket closed":
+            self.log(f"parent: process {peer.proc.value} {reason}", Level.CRIT)
+            self.stop(1)
+
+    # delivery workers
+
+    @handles(MdaWorkerStart)
+    def worker_start(self, peer: Peer, ask: MdaWorkerStart) -> None:
+        try:
+            entry = self._judge(ask)
+            pid, sock, home = self._start_worker(entry, ask.kind)
+        except Refused as refused:
+            peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
+            return
+        except OSError as error:
+            peer.send(MdaWorkerRefused(ask.reqid, True, f"{error.strerror}"))
+            return
+        self._workers[pid] = Worker(reqid=ask.reqid, user=ask.user)
+        peer.send(MdaWorkerStarted(ask.reqid, pid, home), sock.detach())
+
+    def _judge(self, ask: MdaWorkerStart) -> pwd.struct_passwd:
+        """Whether the configuration could ask for this at all; the user's entry."""
+        action = self.config.actions.get(ask.action)
+        if action is None or action.is_relay:
+            raise Refused(True, "no such action")
+        if ask.kind is not _kind_of(action) or (action.user and action.user != ask.user):
+            raise Refused(True, "not what the action says")
+        running = [worker for worker in self._workers.values() if worker.user == ask.user]
+        limits = self.config.limits
+        if len(self._workers) >= limits.mda_max_session or len(running) >= limits.mda_max_session_per_user:
+            raise Refused(True, "too many deliveries")
+        try:
+            entry = pwd.getpwnam(ask.user)
+        except KeyError:
+            raise Refused(False, f"delivery user '{ask.user}' does not exist") from None
+        if entry.pw_uid == 0 and ask.kind is not WorkerKind.MBOX:
+            raise Refused(False, f"MDA not allowed to deliver to: {ask.user}")
+        if not self.who.privileged and entry.pw_uid != os.geteuid():
+            raise Refused(False, f"not root: cannot deliver to {ask.user}")
+        return entry
+
+    def _start_worker(self, entry: pwd.struct_passwd, kind: WorkerKind) -> tuple[int, socket.socket, str]:
+        gid = entry.pw_gid
+        if kind is WorkerKind.MBOX and self.who.privileged:
+            gid = os.stat(paths.MAIL_DIRECTORY).st_gid
+            listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{entry.pw_name}", entry.pw_uid, gid)
+        mine, theirs = pair()
+        arguments = [str(entry.pw_uid), str(gid), entry.pw_dir, entry.pw_name,
+                     "mbox" if kind is WorkerKind.MBOX else "user", paths.MAIL_DIRECTORY]
+        pid = spawn.spawn("pysmtpd.deliver.worker", arguments, theirs)
+        theirs.close()
+        return pid, mine, entry.pw_dir
+
+    def _worker_gone(self, pid: int, status: int) -> None:
+        worker = self._workers.pop(pid)
+        if not self.peer(Proc.MDA).closed:
+            self.peer(Proc.MDA).send(MdaWorkerExited(worker.reqid, _cause(status)))
+
+
+class Refused(Exception):
+    """A worker that is not started."""
+
+    def __init__(self, temporary: bool, text: str) -> None:
+        super().__init__(text)
+        self.temporary = temporary
+
+
+def _kind_of(action: Action) -> WorkerKind:
+    return WorkerKind.MBOX if action.method is Method.MBOX and not action.wrapper else WorkerKind.USER
+
+
+def _receive_view(conf: Peer) -> Config:
+    pieces: list[bytes] = []
+    while True:
+        for frame in conf.receive_now():
+            assert isinstance(frame.message, ConfView)
+            pieces.append(frame.message.chunk)
+            if frame.message.last:
+                return conf_config.decode(b"".join(pieces))
+
+
+def _cause(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"terminated; signal {os.WTERMSIG(status)}"
+    return "exited okay" if os.WEXITSTATUS(status) == 0 else "exited abnormally"
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _version() -> str:
+    from pysmtpd import VERSION
+
+    return VERSION
+
+
+def _detach() -> int:
+    """Go on in the background; the descriptor tells the foreground process that all is well."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        word = os.read(reading, 1)
+        os._exit(0 if word == b"0" else 1)
+    os.close(reading)
+    os.setsid()
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    return writing
+
+
+def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoReturn:
+    """Start the daemon.  Raises StartError; otherwise ends the program."""
+    who = startup.identities(environ)
+    where = startup.find_paths(state_dir, environ)
+    startup.prepare_spool(where, who)
+    ready = None if options.foreground else _detach()
+    lock = startup.take_lock(where)
+    birth = Birth(proc=Proc.PARENT.value, uid=os.geteuid(), gid=os.getegid(), spool=where.spool, socket=where.socket,
+                  stderr=options.stderr, verbose=options.verbose)
+    parent = Parent(birth, Log(stderr=options.stderr, verbose=bool(options.verbose)), options, who, lock)
+    parent.paused = set(options.paused)
+    parent.ready_pipe = ready
+    setproctitle.setproctitle("pysmtpd: [priv]")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        parent.begin()
+    except StartError as error:
+        for pid in parent._pids:
+            _kill(pid, signal.SIGTERM)
+        print(f"pysmtpd: {error}", file=sys.stderr)
+        os._exit(1)

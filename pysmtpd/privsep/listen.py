@@ -1,0 +1,100 @@
+"""The sockets only the parent binds: listeners and the control socket; and the files only it opens."""
+
+import contextlib
+import os
+import socket
+import stat
+
+from pysmtpd.conf.config import Listener
+from pysmtpd.privsep.startup import StartError
+
+BACKLOG = 511
+
+
+def listen(listener: Listener) -> socket.socket:
+    """Bound and listening.  Raises StartError."""
+    family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(socket.getaddrinfo(listener.address, listener.port, family, socket.SOCK_STREAM,
+                                     flags=socket.AI_NUMERICHOST)[0][4])
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        where = f"{listener.address} port {listener.port}"
+        hint = "; ports below 1024 need root" if isinstance(error, PermissionError) else ""
+        at = f"{listener.at}: " if listener.at.line else ""
+        raise StartError(f"{at}cannot listen on {where}: {error.strerror}{hint}") from None
+    return sock
+
+
+def control_socket(path: str) -> socket.socket:
+    """The control socket.  A file left behind is removed only after nobody answered on it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+        raise StartError(f"control socket already listening: another daemon answers on {path}")
+    except (FileNotFoundError, ConnectionRefusedError):
+        pass
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}") from None
+    finally:
+        probe.close()
+    old = os.umask(0o111)
+    try:
+        if _is_socket(path):
+            os.unlink(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise StartError(f"{path}: {error.strerror}") from None
+    finally:
+        os.umask(old)
+    return sock
+
+
+def _is_socket(path: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    return False
+
+
+def open_checked(path: str, kind: str) -> int:
+    """A certificate, key or CA file: opened, judged on the descriptor, never read here.  Raises StartError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}") from None
+    found = os.fstat(fd)
+    allowed = 0o740 if kind == "key" else 0o755
+    trouble = ""
+    if not stat.S_ISREG(found.st_mode):
+        trouble = "is not a file"
+    elif found.st_uid not in (0, os.geteuid()):
+        trouble = f"is not owned by uid {os.geteuid()}; mend it with:\n    chown {os.geteuid()} {path}"
+    elif stat.S_IMODE(found.st_mode) & ~allowed:
+        trouble = f"has insecure permissions; mend it with:\n    chmod {0o600 if kind == 'key' else 0o644:04o} {path}"
+    if trouble:
+        os.close(fd)
+        raise StartError(f"{path} {trouble}")
+    return fd
+
+
+def make_mailbox(path: str, uid: int, gid: int) -> None:
+    """A missing mailbox, made as only root may: exclusively, following nothing, for its owner alone."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)

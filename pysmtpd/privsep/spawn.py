@@ -1,0 +1,36 @@
+"""Starting a Python process of ours: always a fresh interpreter, always with an emptied environment.
+
+Only what the dynamic loader and the C library need survives: an administrator who starts the daemon under
+another allocator or time zone means all of it.  Commands that deliver mail get an environment of their own.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+KEPT = ("LD_PRELOAD", "LD_LIBRARY_PATH", "TZ")
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process of ours gets of the parent's environment."""
+    return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **{name: environ[name] for name in KEPT if name in environ}}
+
+
+def spawn(module: str, arguments: list[str], sock: socket.socket, *, keep: tuple[int, ...] = ()) -> int:
+    """Execute ``python -I -m module arguments`` with sock as descriptor 3; returns the pid.
+
+    ``keep`` are further descriptors that stay open under their own numbers."""
+    argv = [sys.executable, "-I", "-m", module, *arguments]
+    actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+    target = os.dup(sock.fileno()) if sock.fileno() == 3 else sock.fileno()
+    try:
+        actions.append((os.POSIX_SPAWN_DUP2, target, 3))
+        return os.posix_spawn(
+            sys.executable, argv, environment(os.environ), file_actions=actions,
+            setsigmask=(), setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE),
+        )
+    finally:
+        if target != sock.fileno():
+            os.close(target)
