@@ -218,10 +218,8 @@ class Parent(Process):
         self.log(f"parent: {names}: not ready after {START_TIMEOUT:.0f}s", Level.CRIT)
         self.stop(1)
 
-    @handles(ConfView, ConfDone)
-    def conf_done(self, peer: Peer, message: ConfView | ConfDone) -> None:
-        if isinstance(message, ConfView):
-            raise ImsgError("ConfView: not now")
+    @handles(ConfDone)
+    def conf_done(self, peer: Peer, _message: ConfDone) -> None:
         peer.close()
 
     @handles(SetupReady)

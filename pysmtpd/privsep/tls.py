@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 
 RECORD = 16384                     # larger reads are slower: see docs/architecture.md on buffers
 FEED_MAX = 64                      # records decrypted per feed, so that one peer cannot hold the loop
@@ -165,7 +166,7 @@ def _trust(context: SSL.Context, ca: bytes) -> None:
         context.set_default_verify_paths()
         return
     for cert in x509.load_pem_x509_certificates(ca):
-        store.add_cert(cert)  # type: ignore[union-attr, arg-type]
+        store.add_cert(X509.from_cryptography(cert))  # type: ignore[union-attr]
 
 
 def names_of(cert: x509.Certificate) -> list[str]:
@@ -182,13 +183,16 @@ def server_context(pairs: Sequence[tuple[bytes, bytes]], *, ca: bytes = b"", ver
                    ciphers: str = "") -> TlsContext:
     """For a listener: its certificates and keys in PEM, the first the default, the others chosen by SNI.
 
-    Raises ValueError or SSL.Error for files that are no pair."""
+    Raises ValueError or TlsError for files that are no pair."""
     contexts: list[tuple[list[str], SSL.Context]] = []
     for cert, key in pairs:
         context = _base(SSL.TLS_SERVER_METHOD)
-        names = names_of(_load_pair(context, cert, key)[0])
-        if ciphers:
-            context.set_cipher_list(ciphers.encode())
+        try:
+            names = names_of(_load_pair(context, cert, key)[0])
+            if ciphers:
+                context.set_cipher_list(ciphers.encode())
+        except SSL.Error as error:
+            raise TlsError(_reason(error)) from None
         if verify:
             _trust(context, ca)
             context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify_chain)

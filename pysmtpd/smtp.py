@@ -1,0 +1,371 @@
+"""smtp: listeners and inbound sessions.
+
+The conversation itself is session.smtp_session, which does no I/O; this process accepts, reads, writes, encrypts, and
+carries the session's questions to lka and queue.  A session that falls behind costs nobody else anything: its client is
+not read while it waits for an answer, or while the queue's window for its message is shut.
+"""
+
+import os
+import resource
+import socket
+from collections import deque
+
+from pysmtpd.base import logline
+from pysmtpd.base.ids import MsgId
+from pysmtpd.base.logline import Level
+from pysmtpd.base.procs import Proc
+from pysmtpd.conf.config import Listener, Tls
+from pysmtpd.imsg import BY_CLASS, Message
+from pysmtpd.messages import (
+    BODY_WINDOW,
+    BodyCredit,
+    CtlDone,
+    CtlPause,
+    CtlSubmit,
+    CtlSubmitReady,
+    NameLookedUp,
+    RcptExpanded,
+    SetupFile,
+    SetupListener,
+    SmtpBody,
+    SmtpMessageCommitted,
+    SmtpMsgids,
+    SmtpMsgidsAsk,
+)
+from pysmtpd.privsep import tls
+from pysmtpd.privsep.ioev import Io
+from pysmtpd.privsep.mproc import Peer
+from pysmtpd.privsep.process import Process, handles
+from pysmtpd.privsep.tls import TlsContext, TlsInfo
+from pysmtpd.session.effects import Ask, Body, Close, Count, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
+
+SESSION_TIMEOUT = 300.0
+ACCEPT_MAX = 32                    # connections accepted per event
+MSGIDS_LOW = 256                   # ask for another block below this
+SPARE_FDS = 16
+QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
+FILE_MAX = 1024 * 1024             # of a certificate or key
+
+# Whom each of our questions goes to, by its route.
+_ASKED: dict[type[Message], Proc] = {
+    kind: route.dst for kind, spec in BY_CLASS.items() for route in spec.routes if route.src is Proc.SMTP
+}
+
+
+class Door:
+    """A listener with what its sessions need."""
+
+    def __init__(self, listener: Listener, settings: SessionSettings, context: TlsContext | None) -> None:
+        self.listener = listener
+        self.settings = settings
+        self.context = context
+
+
+class Client:
+    """One connection: the shell around a session."""
+
+    __slots__ = ("credit", "door", "id", "io", "process", "session", "started")
+
+    def __init__(self, process: "Smtp", sock: socket.socket, door: Door, session: SmtpSession, sid: int) -> None:
+        self.process = process
+        self.door = door
+        self.session = session
+        self.id = sid
+        self.credit = BODY_WINDOW
+        self.started = False
+        self.io = Io(process, sock, self, SESSION_TIMEOUT)
+
+    def begin(self) -> None:
+        """Greet, or first shake hands."""
+        if self.door.listener.tls is Tls.SMTPS and self.door.context is not None:
+            self.process.stats.add("smtp.smtps")
+            self.io.start_tls(self.door.context, server=True)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        self.started = True
+        self.run(self.session.start(self.process.now()))
+        self._pace()
+
+    # what the socket tells
+
+    def io_data(self, data: bytes) -> None:
+        self.run(self.session.receive(data, self.process.now()))
+        self._pace()
+
+    def io_eof(self) -> None:
+        self.run(self.session.eof(self.process.now()))
+        self.end()
+
+    def io_error(self, text: str) -> None:
+        self.run(self.session.error(text, self.process.now()))
+        self.end()
+
+    def io_drained(self) -> None:
+        self._pace()
+
+    def io_tls(self, info: TlsInfo) -> None:
+        self.process.stats.add("smtp.tls")
+        self.run(self.session.tls_ready(info.text, self.process.now()))
+        if not self.started:
+            self._start()
+
+    def io_timeout(self) -> None:
+        self.run(self.session.timeout(self.process.now()))
+        self.end()
+
+    def io_connected(self) -> None:
+        raise AssertionError("an accepted socket is connected")
+
+    # what the session wants
+
+    def run(self, effects: list[Effect]) -> None:
+        """Carry out effects in their order; everything to be sent leaves in one write."""
+        out: list[bytes] = []
+        for effect in effects:
+            if isinstance(effect, Send):
+                out.append(effect.data)
+            elif isinstance(effect, Ask):
+                self.process.ask(self, effect)
+            elif isinstance(effect, Body):
+                self._body(effect.chunk)
+            elif isinstance(effect, Log):
+                self.process.log(effect.line, effect.level)
+            elif isinstance(effect, Count):
+                self.process.stats.add(effect.key, effect.amount)
+            else:
+                self._flush(out)
+                self._control(effect)
+        self._flush(out)
+
+    def _flush(self, out: list[bytes]) -> None:
+        if out:
+            self.io.write(b"".join(out))
+            out.clear()
+
+    def _control(self, effect: StartTls | Close | Wait) -> None:
+        if isinstance(effect, StartTls):
+            assert self.door.context is not None
+            self.io.start_tls(self.door.context, server=True)
+        elif isinstance(effect, Close):
+            self.io.close()
+            self.process.forget(self)
+        else:
+            self.io.pause()
+            self.process.loop.call_later(effect.seconds, self._wake)
+
+    def _wake(self) -> None:
+        if not self.io.closed:
+            self.run(self.session.wake(self.process.now()))
+            self._pace()
+
+    def answer(self, message: object) -> None:
+        """A process answered."""
+        self.run(self.session.answer(message, self.process.now()))  # type: ignore[arg-type]
+        self._pace()
+
+    def end(self) -> None:
+        self.process.forget(self)
+        self.io.abort()
+
+    # the way of a body to the queue
+
+    def _body(self, chunk: bytes) -> None:
+        self.credit -= len(chunk)
+        self.process.queue.send(SmtpBody(self.id, chunk))
+
+    def credited(self, size: int) -> None:
+        """The queue consumed so much."""
+        self.credit += size
+        self._pace()
+
+    def _pace(self) -> None:
+        """Read on, or not: an idle session reads, one that waits for others does not."""
+        if self.io.closed:
+            return
+        shut = self.credit <= 0 or self.process.queue.backlog > QUEUE_BACKLOG_MAX or self.io.backlog > BODY_WINDOW
+        if shut or not self.session.reading:
+            self.io.pause()
+        else:
+            self.io.resume()
+
+
+class Smtp(Process):
+    """The smtp process."""
+
+    ME = Proc.SMTP
+
+    def preload(self) -> None:
+        self.sockets: dict[int, socket.socket] = {}
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.doors: list[Door] = []
+        self.clients: dict[int, Client] = {}
+        self._msgids: deque[MsgId] = deque()
+        self._asked = False
+        self._counter = self.random.getrandbits(32)
+
+    @handles(SetupListener)
+    def setup_listener(self, peer: Peer, message: SetupListener) -> None:
+        self.sockets[message.index] = socket.socket(fileno=peer.claim_fd())
+
+    @handles(SetupFile)
+    def setup_file(self, peer: Peer, message: SetupFile) -> None:
+        with open(peer.claim_fd(), "rb") as file:
+            self.files[message.kind, message.name] = file.read(FILE_MAX)
+
+    def setup(self) -> None:
+        for listener in self.config.listeners:
+            settings = SessionSettings.of(self.config, listener, self.zone)
+            self.doors.append(Door(listener, settings, self._context(listener)))
+        self.files.clear()
+
+    def _context(self, listener: Listener) -> TlsContext | None:
+        if listener.tls is Tls.NO:
+            return None
+        pairs = [(self.files["cert", name], self.files["key", name]) for name in listener.pki]
+        try:
+            return tls.server_context(pairs, ca=self.files.get(("ca", listener.ca), b""), verify=listener.tls_verify,
+                                      ciphers=listener.ciphers or self.config.smtp_ciphers)
+        except (ValueError, tls.TlsError) as error:
+            self.fatal(f"pki {', '.join(listener.pki)}: {error}")
+
+    def start(self) -> None:
+        self.queue = self.peer(Proc.QUEUE)
+        self._socket_door = next(door for door in self.doors if door.listener.is_socket)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_clients = max(limit - len(os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ())
+                                - SPARE_FDS - 16, 16)
+        self._want_msgids()
+        if "smtp" not in self.paused:
+            self._listen()
+
+    def _listen(self) -> None:
+        for index, sock in self.sockets.items():
+            sock.setblocking(False)
+            self.loop.add_reader(sock.fileno(), self._accept, sock, self.doors[index])
+
+    def _unlisten(self) -> None:
+        for sock in self.sockets.values():
+            self.loop.remove_reader(sock.fileno())
+
+    def _accept(self, sock: socket.socket, door: Door) -> None:
+        for _ in range(ACCEPT_MAX):
+            try:
+                client, address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self.log(f"warn: Disabling incoming SMTP connections: {error.strerror}", Level.ERR)
+                self._unlisten()
+                self.loop.call_later(1.0, self._relisten)
+                return
+            if len(self.clients) >= self._max_clients:
+                self._shed(client)
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open(client, door, address[0], "smtp.session.inet6" if ":" in address[0] else "smtp.session.inet4")
+
+    def _relisten(self) -> None:
+        if "smtp" not in self.paused and not self._leaving:
+            self._listen()
+
+    def _shed(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        try:
+            client.send(b"421 4.3.2 Too many connections\r\n")
+        except OSError:
+            pass
+        client.close()
+
+    def _open(self, sock: socket.socket, door: Door, address: str, key: str, username: str = "") -> None:
+        self._counter = (self._counter + 1) & 0xFFFFFFFF
+        sid = self._counter << 32 | self.random.getrandbits(32) | 1
+        session = SmtpSession(door.listener, door.settings, sid, address, self._next_msgid,
+                              random=self.random.getrandbits, username=username)
+        client = Client(self, sock, door, session, sid)
+        self.clients[sid] = client
+        self.stats.add("smtp.session")
+        self.stats.add(key)
+        client.begin()
+
+    def forget(self, client: Client) -> None:
+        """A session is over."""
+        if self.clients.pop(client.id, None) is not None:
+            self.stats.add("smtp.session", -1)
+            if self._leaving and not self.clients:
+                self.leave()
+
+    # questions and answers
+
+    def ask(self, client: Client, effect: Ask) -> None:
+        """Carry a session's question to whom its route names."""
+        message = effect.message
+        self.peer(_ASKED[type(message)]).send(message)
+
+    @handles(NameLookedUp, RcptExpanded, SmtpMessageCommitted)
+    def answered(self, _peer: Peer, message: NameLookedUp | RcptExpanded | SmtpMessageCommitted) -> None:
+        client = self.clients.get(message.reqid)
+        if client is not None:
+            client.answer(message)
+
+    @handles(BodyCredit)
+    def body_credit(self, _peer: Peer, message: BodyCredit) -> None:
+        client = self.clients.get(message.reqid)
+        if client is not None:
+            client.credited(message.size)
+
+    # message ids, by the block
+
+    def _next_msgid(self) -> MsgId | None:
+        if len(self._msgids) < MSGIDS_LOW:
+            self._want_msgids()
+        return self._msgids.popleft() if self._msgids else None
+
+    def _want_msgids(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self.queue.send(SmtpMsgidsAsk())
+
+    @handles(SmtpMsgids)
+    def msgids(self, _peer: Peer, message: SmtpMsgids) -> None:
+        self._asked = False
+        self._msgids.extend(MsgId(message.first + i) for i in range(message.count))
+
+    # control
+
+    @handles(CtlSubmit)
+    def submit(self, peer: Peer, message: CtlSubmit) -> None:
+        if "smtp" in self.paused or self._leaving or len(self.clients) >= self._max_clients:
+            peer.send(CtlDone(message.reqid, False, "server disallowed submission request"))
+            return
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._open(mine, self._socket_door, "local", "smtp.session.local", username=f"{message.uid}")
+        peer.send(CtlSubmitReady(message.reqid), theirs.detach())
+
+    @handles(CtlPause)
+    def pause(self, peer: Peer, message: CtlPause) -> None:
+        ok = message.what == "smtp" and message.resume is ("smtp" in self.paused)
+        if ok and message.resume:
+            self.paused.discard("smtp")
+            self._listen()
+            self.log(logline.RESUMED.format(what="smtp"))
+        elif ok:
+            self.paused.add("smtp")
+            self._unlisten()
+            self.log(logline.PAUSED.format(what="smtp"))
+        peer.send(CtlDone(message.reqid, ok, ""))
+
+    def drain(self) -> None:
+        """No new connections; sessions hear 421 between commands, and have a moment to finish their message."""
+        self._unlisten()
+        for sock in self.sockets.values():
+            sock.close()
+        self.sockets.clear()
+        for client in list(self.clients.values()):
+            client.run(client.session.shutdown(self.now()))
+        if self.clients:
+            self.loop.call_later(2.0, self.leave)
+        else:
+            self.leave()

@@ -1,0 +1,244 @@
+"""Sockets under the loop, plain and with TLS, over a real socketpair."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pysmtpd.privsep import tls
+from pysmtpd.privsep.ioev import Io, dial
+from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo, TlsLayer
+
+
+class Handler:
+    """Remembers what happened."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.data = b""
+        self.on_data: Callable[[bytes], None] = lambda data: None
+
+    def io_data(self, data: bytes) -> None:
+        self.data += data
+        self.on_data(data)
+
+    def io_eof(self) -> None:
+        self.events.append("eof")
+
+    def io_error(self, text: str) -> None:
+        self.events.append(f"error {text}")
+
+    def io_drained(self) -> None:
+        self.events.append("drained")
+
+    def io_tls(self, info: TlsInfo) -> None:
+        self.events.append(f"tls {info.text.partition(':')[0]}")
+
+    def io_timeout(self) -> None:
+        self.events.append("timeout")
+
+    def io_connected(self) -> None:
+        self.events.append("connected")
+
+
+class Bench:
+    """A loop that passes for a process, and two connected sockets."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.bugs: list[str] = []
+        self.process = cast(Any, SimpleNamespace(loop=self.loop, bug=self.bugs.append))
+        a, b = socket.socketpair()
+        self.ours, self.theirs = Handler(), Handler()
+        self.a = Io(self.process, a, self.ours)
+        self.b = Io(self.process, b, self.theirs)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        end = self.loop.time() + 5
+        while not done():
+            assert self.loop.time() < end, (self.ours.events, self.theirs.events)
+            self.loop.run_until_complete(asyncio.sleep(0.001))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.a.abort()
+    made.b.abort()
+    made.loop.close()
+
+
+def test_octets_cross(bench: Bench) -> None:
+    big = bytes(range(256)) * 12000
+    bench.a.write(big)
+    assert bench.a.backlog > 0
+    bench.until(lambda: len(bench.theirs.data) == len(big))
+    assert bench.theirs.data == big
+    bench.until(lambda: "drained" in bench.ours.events)
+    assert bench.a.backlog == 0
+
+
+def test_close_waits_for_what_was_written(bench: Bench) -> None:
+    big = b"x" * 3_000_000
+    bench.a.write(big)
+    bench.a.close()
+    bench.until(lambda: "eof" in bench.theirs.events)
+    assert bench.theirs.data == big
+
+
+def test_a_paused_socket_is_not_read(bench: Bench) -> None:
+    bench.b.pause()
+    bench.a.write(b"later")
+    bench.loop.run_until_complete(asyncio.sleep(0.02))
+    assert bench.theirs.data == b""
+    bench.b.resume()
+    bench.until(lambda: bench.theirs.data == b"later")
+
+
+def test_a_peer_that_never_reads_is_dropped(bench: Bench) -> None:
+    bench.b.pause()
+    for _ in range(200):
+        bench.a.write(b"x" * 65536)
+    bench.until(lambda: bench.a.closed)
+    assert bench.ours.events[-1] == "error peer does not read"
+
+
+def test_a_bug_in_a_handler_costs_one_connection(bench: Bench) -> None:
+    def fail(_data: bytes) -> None:
+        raise ZeroDivisionError
+
+    bench.theirs.on_data = fail
+    bench.a.write(b"boom")
+    bench.until(lambda: bench.b.closed)
+    assert bench.bugs == ["session"]
+    assert bench.theirs.events == ["error internal error"]
+    bench.until(lambda: "eof" in bench.ours.events)
+
+
+def test_idle_time_ends(bench: Bench) -> None:
+    bench.a.set_timeout(0.0)
+    bench.until(lambda: "timeout" in bench.ours.events)
+    assert "timeout" not in bench.theirs.events
+
+
+def test_dial_and_refusal(bench: Bench) -> None:
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen(1)
+    port = server.getsockname()[1]
+    io = dial(bench.process, "127.0.0.1", port, bench.ours, timeout=5)
+    bench.until(lambda: bool(bench.ours.events))
+    assert bench.ours.events == ["connected"]
+    io.abort()
+    server.close()
+    refused = Handler()
+    dial(bench.process, "127.0.0.1", port, refused, timeout=5)
+    bench.until(lambda: bool(refused.events))
+    assert refused.events == ["error Connection refused"]
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def pair_of(authority: trustme.CA, *names: str) -> tuple[bytes, bytes]:
+    leaf = authority.issue_cert(*names)
+    return b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
+
+
+def shake(client: TlsLayer, server: TlsLayer) -> None:
+    """Carry records to and fro until both are ready; raises TlsError."""
+    client.feed(b"")
+    for _ in range(10):
+        server.feed(client.outgoing())
+        client.feed(server.outgoing())
+        if client.ready and server.ready:
+            return
+    raise AssertionError("no handshake")
+
+
+def test_starttls_discards_nothing_and_encrypts(bench: Bench, authority: trustme.CA) -> None:
+    server = tls.server_context([pair_of(authority, "mx.example.org")])
+    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
+    bench.b.write(b"220 go\r\n")
+    bench.b.start_tls(server, server=True)
+    bench.until(lambda: bench.ours.data == b"220 go\r\n")
+    bench.a.start_tls(client, server=False, name="mx.example.org")
+    bench.until(lambda: "tls TLSv1.3" in bench.ours.events and "tls TLSv1.3" in bench.theirs.events)
+    bench.a.write(b"y" * 500_000)
+    bench.until(lambda: len(bench.theirs.data) == 500_000)
+    bench.a.close()
+    bench.until(lambda: "eof" in bench.theirs.events)
+
+
+def test_garbage_instead_of_a_handshake(bench: Bench, authority: trustme.CA) -> None:
+    bench.b.start_tls(tls.server_context([pair_of(authority, "mx.example.org")]), server=True)
+    bench.a.write(b"MAIL FROM:<a@example.org>\r\n")
+    bench.until(lambda: bench.b.closed)
+    assert bench.theirs.events[-1].startswith("error TLS: ")
+
+
+@pytest.mark.parametrize(("name", "ok"), [
+    ("mx.example.org", True), ("a.wild.example.org", True), ("wild.example.org", False),
+    ("a.b.wild.example.org", False), ("evil.example.org", False),
+])
+def test_the_name_is_verified(authority: trustme.CA, name: str, ok: bool) -> None:
+    server = tls.server_context([pair_of(authority, "mx.example.org", "*.wild.example.org")])
+    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
+    ends = TlsLayer(client, server=False, name=name), TlsLayer(server, server=True)
+    if ok:
+        shake(*ends)
+        assert ends[0].info().verified
+    else:
+        with pytest.raises(TlsError, match="another name"):
+            shake(*ends)
+
+
+def test_an_unknown_authority_is_refused_only_when_verifying(authority: trustme.CA) -> None:
+    server = tls.server_context([pair_of(authority, "mx.example.org")])
+    stranger = tls.client_context(verify=True, ca=trustme.CA().cert_pem.bytes())
+    with pytest.raises(TlsError):
+        shake(TlsLayer(stranger, server=False, name="mx.example.org"), TlsLayer(server, server=True))
+    careless = TlsLayer(tls.client_context(verify=False), server=False, name="other.example.org")
+    shake(careless, TlsLayer(server, server=True))
+    assert not careless.info().verified
+
+
+def test_sni_chooses_the_certificate(authority: trustme.CA) -> None:
+    server = tls.server_context([pair_of(authority, "one.example.org"), pair_of(authority, "two.example.org")])
+    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
+    for name in ("one.example.org", "two.example.org"):
+        shake(TlsLayer(client, server=False, name=name), TlsLayer(server, server=True))
+
+
+def test_a_key_of_another_certificate_is_refused(authority: trustme.CA) -> None:
+    cert, _ = pair_of(authority, "one.example.org")
+    _, key = pair_of(authority, "two.example.org")
+    with pytest.raises(TlsError):
+        tls.server_context([(cert, key)])
+
+
+_CA = trustme.CA()
+_SERVER: TlsContext = tls.server_context([pair_of(_CA, "mx.example.org")])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.binary(max_size=300), max_size=5))
+def test_garbage_raises_only_tls_errors(pieces: list[bytes]) -> None:
+    layer = TlsLayer(_SERVER, server=True)
+    for piece in pieces:
+        try:
+            layer.feed(piece)
+        except TlsError:
+            return
