@@ -68,13 +68,13 @@ class Birth(Frozen):
     """What the parent tells a process on its command line: nothing secret."""
 
     proc: str
-    index: int = 0
     uid: int
     gid: int
     spool: str
     socket: str
     stderr: bool
     verbose: int
+    index: int = 0
 
 
 def die(text: str) -> NoReturn:
