@@ -1,0 +1,113 @@
+"""What must be true before the daemon starts, and what is said when it is not."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from pysmtpd.base.paths import Paths, under
+from pysmtpd.privsep import startup
+from pysmtpd.privsep.startup import Identities, StartError
+
+ME = Identities(os.geteuid(), os.getegid(), os.geteuid(), os.getegid(), "me")
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Paths:
+    return under(str(tmp_path / "spool"))
+
+
+def test_a_users_spool_is_made(spool: Paths) -> None:
+    startup.prepare_spool(spool, ME)
+    assert os.stat(spool.queue).st_mode & 0o777 == 0o700
+    startup.prepare_spool(spool, ME)
+
+
+def test_an_open_queue_is_refused_with_the_command_that_mends_it(spool: Paths) -> None:
+    startup.prepare_spool(spool, ME)
+    os.chmod(spool.queue, 0o755)
+    with pytest.raises(StartError, match=f"chmod 0700 {spool.queue}"):
+        startup.prepare_spool(spool, ME)
+
+
+def test_an_open_file_in_the_queue_is_refused(spool: Paths) -> None:
+    startup.prepare_spool(spool, ME)
+    file = Path(spool.queue, "spool.db")
+    file.touch(0o644)
+    file.chmod(0o644)
+    with pytest.raises(StartError, match="chmod -R go-rwx"):
+        startup.prepare_spool(spool, ME)
+
+
+@ROOT
+def test_a_missing_system_spool_is_refused(spool: Paths) -> None:
+    who = Identities(65534, 65534, 65533, 65533, "")
+    with pytest.raises(StartError, match="install -d -o root -g root -m 0711"):
+        startup.prepare_spool(spool, who)
+
+
+@ROOT
+def test_the_places_of_the_system_daemon(spool: Paths) -> None:
+    os.mkdir(spool.spool)
+    os.chmod(spool.spool, 0o711)
+    startup.prepare_spool(spool, Identities(65534, 65534, 65533, 65533, ""))
+    queue, empty = os.stat(spool.queue), os.stat(spool.empty)
+    assert (queue.st_uid, queue.st_mode & 0o777) == (65533, 0o700)
+    assert (empty.st_uid, empty.st_mode & 0o777) == (0, 0o755)
+    Path(spool.empty, "something").touch()
+    with pytest.raises(StartError, match="must stay empty"):
+        startup.prepare_spool(spool, Identities(65534, 65534, 65533, 65533, ""))
+
+
+@ROOT
+def test_missing_users_come_with_the_command_that_makes_them() -> None:
+    with pytest.raises(StartError, match="user no-such-user-1 does not exist; create it with:\n    useradd --system"):
+        startup.identities({"PYSMTPD_USER": "no-such-user-1"})
+    with pytest.raises(StartError, match="root"):
+        startup.identities({"PYSMTPD_USER": "root", "PYSMTPD_QUEUE_USER": "nobody"})
+
+
+@ROOT
+def test_one_user_for_all_is_noticed() -> None:
+    who = startup.identities({"PYSMTPD_USER": "nobody", "PYSMTPD_QUEUE_USER": "nobody"})
+    assert who.one_user
+
+
+def test_the_lock_of_a_living_daemon_refuses_at_once(spool: Paths) -> None:
+    os.mkdir(spool.spool)
+    held = startup.take_lock(spool)
+    with pytest.raises(StartError, match=rf"another daemon works on .* \(pid {os.getpid()}\)"):
+        startup.take_lock(spool)
+    os.close(held)
+    os.close(startup.take_lock(spool))
+
+
+def test_the_lock_of_a_dead_daemon_is_waited_for(spool: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir(spool.spool)
+    held = startup.take_lock(spool)
+    os.ftruncate(held, 0)
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    os.close(startup.take_lock(spool))
+    assert len(waits) == 3
+    os.close(held)
+
+
+def test_state_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert startup.find_paths("", {"PYSMTPD_STATE_DIR": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}).spool == "/a"
+    assert startup.find_paths("", {"XDG_STATE_HOME": "/b", "HOME": "/c"}).spool == "/b/pysmtpd"
+    assert startup.find_paths("", {"HOME": "/c"}).spool == "/c/.local/state/pysmtpd"
+    assert startup.find_paths("/d", {"HOME": "/c"}) == Paths("/d", "/d/smtpd.sock")
+    with pytest.raises(StartError, match="--state-dir"):
+        startup.find_paths("", {})
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert startup.find_paths("", {"HOME": "/c"}) == Paths("/var/spool/smtpd", "/var/run/smtpd.sock")

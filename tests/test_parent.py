@@ -1,0 +1,161 @@
+"""The parent judges every request of mda as if an enemy had sent it."""
+
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysmtpd.base.paths import under
+from pysmtpd.base.procs import Proc
+from pysmtpd.conf.config import Action, Config, Limits, Method
+from pysmtpd.imsg import Message
+from pysmtpd.messages import MdaWorkerExited, MdaWorkerRefused, MdaWorkerStart, MdaWorkerStarted, WorkerKind
+from pysmtpd.parent import Options, Parent, Worker
+from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.process import Birth
+from pysmtpd.privsep.startup import Identities
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+CONFIG = Config(
+    hostname="mx.example.org",
+    actions={
+        "maildir": Action(name="maildir", method=Method.MAILDIR),
+        "mbox": Action(name="mbox", method=Method.MBOX),
+        "wrapped": Action(name="wrapped", method=Method.MBOX, wrapper="scan"),
+        "fixed": Action(name="fixed", method=Method.LMTP, user="vmail"),
+        "out": Action(name="out", method=Method.RELAY),
+    },
+)
+
+
+class Mda:
+    """Stands for the peer; remembers what it was sent."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        self.sent.append(message)
+        if fd is not None:
+            os.close(fd)
+
+
+class Fixture:
+    """A parent that was not started, and cannot start anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, privileged: bool) -> None:
+        paths = under("/nonexistent")
+        birth = Birth(proc="parent", uid=0, gid=0, spool=paths.spool, socket=paths.socket, stderr=True, verbose=0)
+        who = Identities(1, 1, 2, 2, "" if privileged else ME)
+        self.parent = Parent(birth, Log(stderr=True, verbose=False), Options(config="x"), who, -1)
+        self.parent.config = CONFIG
+        self.mda = Mda()
+        self.started: list[list[str]] = []
+        monkeypatch.setattr("pysmtpd.privsep.spawn.spawn", self._spawn)
+        self.users = {
+            "root": _entry("root", 0), "alice": _entry("alice", 1000), "vmail": _entry("vmail", 2000),
+            ME: pwd.getpwnam(ME),
+        }
+        monkeypatch.setattr("pwd.getpwnam", self.users.__getitem__)
+
+    def _spawn(self, _module: str, arguments: list[str], _sock: object, **_: object) -> int:
+        self.started.append(arguments)
+        return 10_000 + len(self.started)
+
+    def ask(self, action: str, user: str, kind: WorkerKind) -> Message:
+        self.parent.worker_start(self.mda, MdaWorkerStart(1, action, user, kind))  # type: ignore[arg-type]
+        return self.mda.sent[-1]
+
+
+def _entry(name: str, uid: int) -> pwd.struct_passwd:
+    return pwd.struct_passwd((name, "x", uid, uid, "", f"/home/{name}", "/bin/sh"))
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Fixture:
+    return Fixture(monkeypatch, privileged=True)
+
+
+def test_a_user_of_a_local_action(root: Fixture) -> None:
+    assert root.ask("maildir", "alice", WorkerKind.USER) == MdaWorkerStarted(1, 10_001, "/home/alice")
+    assert root.started == [["1000", "1000", "/home/alice", "alice", "user", "/var/mail"]]
+
+
+@pytest.mark.parametrize(("action", "user", "kind", "temporary", "text"), [
+    ("nothing", "alice", WorkerKind.USER, True, "no such action"),
+    ("out", "alice", WorkerKind.USER, True, "no such action"),
+    ("mbox", "alice", WorkerKind.USER, True, "not what the action says"),
+    ("maildir", "alice", WorkerKind.MBOX, True, "not what the action says"),
+    ("wrapped", "root", WorkerKind.MBOX, True, "not what the action says"),
+    ("fixed", "alice", WorkerKind.USER, True, "not what the action says"),
+    ("maildir", "root", WorkerKind.USER, False, "MDA not allowed to deliver to: root"),
+    ("wrapped", "root", WorkerKind.USER, False, "MDA not allowed to deliver to: root"),
+    ("maildir", "nobody-here", WorkerKind.USER, False, "delivery user 'nobody-here' does not exist"),
+])
+def test_what_the_configuration_cannot_ask_for(
+    root: Fixture, action: str, user: str, kind: WorkerKind, temporary: bool, text: str
+) -> None:
+    assert root.ask(action, user, kind) == MdaWorkerRefused(1, temporary, text)
+    assert root.started == []
+
+
+def test_numbers_are_bounded(root: Fixture) -> None:
+    root.parent.config = Config(hostname="h", actions=CONFIG.actions, limits=Limits(mda_max_session_per_user=2))
+    assert isinstance(root.ask("maildir", "alice", WorkerKind.USER), MdaWorkerStarted)
+    assert isinstance(root.ask("maildir", "alice", WorkerKind.USER), MdaWorkerStarted)
+    assert root.ask("maildir", "alice", WorkerKind.USER) == MdaWorkerRefused(1, True, "too many deliveries")
+    assert isinstance(root.ask("maildir", "vmail", WorkerKind.USER), MdaWorkerStarted)
+
+
+def test_a_missing_mailbox_is_made_exclusively(
+    root: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.fchown", lambda fd, uid, gid: owned.append((uid, gid)))
+    gid = tmp_path.stat().st_gid
+    assert isinstance(root.ask("mbox", "alice", WorkerKind.MBOX), MdaWorkerStarted)
+    assert root.started[0] == ["1000", str(gid), "/home/alice", "alice", "mbox", str(tmp_path)]
+    assert owned == [(1000, gid)]
+    assert (tmp_path / "alice").stat().st_mode & 0o777 == 0o600
+    victim = tmp_path / "victim"
+    (tmp_path / "vmail").symlink_to(victim)
+    assert isinstance(root.ask("mbox", "vmail", WorkerKind.MBOX), MdaWorkerStarted)
+    assert not victim.exists()
+
+
+def test_root_gets_our_own_mbox_writer_only(root: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr("os.fchown", lambda fd, uid, gid: None)
+    assert isinstance(root.ask("mbox", "root", WorkerKind.MBOX), MdaWorkerStarted)
+    assert root.started[0][4] == "mbox"
+
+
+def test_without_root_there_is_one_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = Fixture(monkeypatch, privileged=False)
+    fixture.users[ME] = _entry(ME, os.geteuid() or 4000)
+    monkeypatch.setattr("os.geteuid", lambda: fixture.users[ME].pw_uid)
+    assert isinstance(fixture.ask("maildir", ME, WorkerKind.USER), MdaWorkerStarted)
+    refused = MdaWorkerRefused(1, False, "not root: cannot deliver to vmail")
+    assert fixture.ask("maildir", "vmail", WorkerKind.USER) == refused
+
+
+def test_the_end_of_a_worker_is_told(root: Fixture) -> None:
+    root.parent._peers[Proc.MDA] = [root.mda]  # type: ignore[list-item]
+    root.parent._workers[42] = Worker(reqid=7, user="alice")
+    root.parent._worker_gone(42, 9)
+    assert root.mda.sent == [MdaWorkerExited(7, "terminated; signal 9")]
+    assert root.parent._workers == {}
+
+
+def test_a_bad_frame_of_a_child_stops_the_daemon(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[int] = []
+    monkeypatch.setattr(root.parent, "stop", stopped.append)
+    peer: Any = root.mda
+    peer.proc = Proc.SMTP
+    root.parent.peer_lost(peer, "invalid imsg: whatever")
+    assert stopped == [1]
