@@ -8,10 +8,11 @@ A message is declared once, with its number and its routes.  A Decoder knows whi
 and whatever is short, long, unknown, off its route or ill-typed is an ImsgError, and nothing else is.
 """
 
+import enum
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -89,20 +90,56 @@ def routes_to(dst: Proc) -> frozenset[type[Message]]:
 
 def version() -> int:
     """A number that changes with any declaration: smtpctl and daemon compare theirs."""
-    text = "\n".join(describe(spec) for _, spec in sorted(BY_NUMBER.items()))
-    return zlib.crc32(text.encode())
+    return zlib.crc32("\n".join(declarations()).encode())
+
+
+def declarations() -> list[str]:
+    """The whole wire format as text: one line for each message, then one for each record inside them."""
+    specs = [spec for _, spec in sorted(BY_NUMBER.items())]
+    inside: dict[str, str] = {}
+    for spec in specs:
+        _records(spec.cls, inside)
+    return [describe(spec) for spec in specs] + [inside[name] for name in sorted(inside)]
 
 
 def describe(spec: Spec) -> str:
-    """One line: number, name, routes, fields in wire order."""
-    fields = ", ".join(f"{f.name}: {_type_name(f.type)}" for f in msgspec.structs.fields(spec.cls))  # type: ignore[arg-type]
+    """One line: number, name, fields in wire order, routes."""
     extra = (" +fd" if spec.fd else "") + (" bulk" if spec.bulk else "")
     routes = ", ".join(sorted(str(route) for route in spec.routes))
-    return f"{spec.number:#06x} {spec.cls.__name__}({fields}){extra} [{routes}]"
+    return f"{spec.number:#06x} {_signature(spec.cls)}{extra} [{routes}]"
 
 
-def _type_name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", None) or kind).replace("typing.", "").replace("pysmtpd.", "")
+def type_name(kind: Any) -> str:
+    """A field's type with its bounds: ``str <=255``, ``list[int >=0] <=1024``, ``Outcome{1,2,3}``."""
+    if get_origin(kind) is Annotated:
+        base, *bounds = get_args(kind)
+        return type_name(base) + "".join(_bound(bound) for bound in bounds if isinstance(bound, msgspec.Meta))
+    if get_args(kind):
+        return f"{get_origin(kind).__name__}[{', '.join(map(type_name, get_args(kind)))}]"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"{kind.__name__}{{{','.join(str(one.value) for one in kind)}}}"
+    return str(getattr(kind, "__name__", kind))
+
+
+def _signature(cls: type[Any]) -> str:
+    fields = ", ".join(f"{field.name}: {type_name(field.type)}" for field in msgspec.structs.fields(cls))
+    return f"{cls.__name__}({fields})"
+
+
+def _bound(meta: msgspec.Meta) -> str:
+    names = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("max_length", "<="))
+    return "".join(f" {sign}{getattr(meta, name)}" for name, sign in names if getattr(meta, name) is not None)
+
+
+def _records(kind: Any, inside: dict[str, str]) -> None:
+    """The records that a type holds, each with its fields."""
+    for inner in get_args(kind):
+        _records(inner, inside)
+    if isinstance(kind, type) and issubclass(kind, Wire) and kind.__name__ not in inside:
+        if kind not in BY_CLASS:
+            inside[kind.__name__] = _signature(kind)
+        for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+            _records(field.type, inside)
 
 
 class Encoder:
@@ -119,7 +156,10 @@ class Encoder:
         spec = BY_CLASS.get(type(message))
         if spec is None or self._route not in spec.routes:
             raise ImsgError(f"{type(message).__name__}: not from {self._route.src.value} to {self._route.dst.value}")
-        body = self._encode(message)
+        try:
+            body = self._encode(message)
+        except (OverflowError, UnicodeEncodeError, TypeError) as error:
+            raise ImsgError(f"{spec.cls.__name__}: {type(error).__name__}") from None
         if len(body) > spec.limit:
             raise ImsgError(f"{spec.cls.__name__}: {len(body)} octets are more than {spec.limit}")
         if not spec.bulk:

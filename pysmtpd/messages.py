@@ -229,9 +229,13 @@ class QueueEnvelopes(Message):
 
 @declare(0x61, SCHEDULER >> QUEUE)
 class SchedFetch(Message):
-    """The next envelopes in the order (due, evpid), after this one and not after ``until``."""
+    """The next envelopes of one agent in the order (due, evpid), after this one and not after ``until``.
+
+    One agent at a time, so that a million due for the relay never keep those of local delivery waiting.
+    """
 
     reqid: U64
+    agent: Agent
     after_due: Time
     after_evpid: U64
     until: Time
@@ -263,7 +267,10 @@ class SchedExpire(Message):
 
 @declare(0x65, SCHEDULER >> QUEUE)
 class SchedRetry(Message):
-    """A delivery failed for now: try again at due; with delay > 0 tell the sender that it took so long."""
+    """A delivery failed for now: try again at due; with delay > 0 tell the sender that it took so long.
+
+    Answered by QueueEnvelopes once that is durable, or by QueueDone when the envelope is gone.
+    """
 
     evpid: U64
     retry: U32
@@ -505,8 +512,12 @@ class WorkerDeliver(Message):
     jobid: U64
     method: Name                   # mbox, maildir, mda or lmtp; file for /path of an expansion
     argument: Annotated[str, Meta(max_length=4096)]  # path, command or destination, expanded
-    mbox_from: Name                # the sender for a From_ line
+    wrapper: Annotated[str, Meta(max_length=4096)]   # a command around any method but mda, expanded, or empty
+    mbox_from: Text                # the sender for a From_ line
+    lmtp_from: Text                # lmtp: MAIL FROM, empty for the null reverse-path
     lmtp_rcpt: Text                # lmtp: RCPT TO
+    size: U64                      # octets of the body, and whether it has octets above 127
+    has_8bit: bool
     junk: bool
     extension: Name
     environment: Annotated[list[tuple[Name, Text]], Meta(max_length=32)]

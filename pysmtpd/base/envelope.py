@@ -43,7 +43,7 @@ class BounceKind(enum.IntEnum):
     DELIVERED = 3
 
 
-class Flag(enum.IntFlag):
+class Flag(enum.IntEnum):
     """Facts about the session or the expansion that made the envelope."""
 
     AUTHENTICATED = 1
@@ -52,7 +52,7 @@ class Flag(enum.IntFlag):
     BODY_8BIT = 8
 
 
-class Notify(enum.IntFlag):
+class Notify(enum.IntEnum):
     """NOTIFY= of RFC 3461 4.1; 0 is a recipient that gave none."""
 
     SUCCESS = 1

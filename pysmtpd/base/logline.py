@@ -25,6 +25,7 @@ SMTP_AUTHENTICATION = "{id:016x} smtp authentication user={user} result={result}
 SMTP_MESSAGE = "{id:016x} smtp message msgid={msgid:08x} size={size} nrcpt={nrcpt} proto={proto}"
 SMTP_ENVELOPE = "{id:016x} smtp envelope evpid={evpid:016x} from=<{sender}> to=<{rcpt}>"
 SMTP_FAILED_COMMAND = '{id:016x} smtp failed-command command="{command}" result="{result}"'
+SMTP_REFUSED_RCPT = '{id:016x} smtp refused-rcpt to=<{rcpt}> why="{why}"'  # ours: which rule, which table
 SMTP_BAD_INPUT = '{id:016x} smtp bad-input result="{result}"'
 SMTP_DISCONNECTED = "{id:016x} smtp disconnected reason={reason}"
 

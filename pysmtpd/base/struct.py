@@ -4,7 +4,11 @@ Both are msgspec structs: typed, immutable, and validated when decoded.  Type ch
 them as of frozen dataclasses, because msgspec's own declaration does not inherit ``frozen``.
 """
 
-from typing import TYPE_CHECKING, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+import msgspec
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
 
@@ -20,10 +24,14 @@ if TYPE_CHECKING:
 
         __struct_fields__: ClassVar[tuple[str, ...]]
 else:
-    import msgspec
 
     class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
         """A record whose fields travel in the order of their declaration."""
 
     class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
         """A record made by keywords; unknown fields are refused."""
+
+
+def replace(record: T, **values: Any) -> T:
+    """The record with other values in some fields; its own checks run again (types are not checked)."""
+    return msgspec.structs.replace(record, **values)  # type: ignore[type-var]

@@ -1,0 +1,85 @@
+"""What a client says: the transaction as it is handed in, what the server can do, and the commands that follow
+from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152 and 3461)."""
+
+from typing import NamedTuple
+
+from pysmtpd.base.envelope import Notify, Ret
+from pysmtpd.base.text import check_clean
+
+_NOTIFY = tuple((bit, bit.name or "") for bit in (Notify.SUCCESS, Notify.FAILURE, Notify.DELAY, Notify.NEVER))
+
+
+class Recipient(NamedTuple):
+    """One forward-path, and what RFC 3461 knows of it."""
+
+    address: str
+    notify: int = 0                # base.envelope.Notify
+    orcpt: str = ""                # addr-type;xtext, as given
+
+
+class Transaction(NamedTuple):
+    """One message to be sent."""
+
+    sender: str                    # the reverse-path, empty for the null one
+    recipients: tuple[Recipient, ...]
+    size: int = 0                  # octets
+    has_8bit: bool = False
+    ret: Ret = Ret.NONE
+    envid: str = ""                # xtext, as given
+
+
+class Extensions(NamedTuple):
+    """What the server offered in answer to EHLO or LHLO."""
+
+    pipelining: bool = False
+    starttls: bool = False
+    eightbit: bool = False
+    dsn: bool = False
+    size: int = 0                  # the largest message it takes in octets, 0 when it did not say
+    auth: frozenset[str] = frozenset()
+
+
+def parse_extensions(lines: list[bytes]) -> Extensions:
+    """The lines after the first of an EHLO reply.  Keywords are case-insensitive; what is malformed is ignored."""
+    words: dict[bytes, list[bytes]] = {}
+    for line in lines[1:]:
+        keyword, *parameters = line.upper().split() or [b""]
+        words.setdefault(keyword, []).extend(parameters)
+        if keyword.startswith(b"AUTH="):
+            # What servers of the last century said.
+            words.setdefault(b"AUTH", []).extend([keyword[5:], *parameters])
+    size = words.get(b"SIZE") or [b"0"]
+    return Extensions(
+        pipelining=b"PIPELINING" in words,
+        starttls=b"STARTTLS" in words,
+        eightbit=b"8BITMIME" in words,
+        dsn=b"DSN" in words,
+        size=int(size[0]) if size[0].isdigit() and len(size[0]) < 20 else 0,
+        auth=frozenset(word.decode("ascii", "replace") for word in words.get(b"AUTH", ())),
+    )
+
+
+def mail(tx: Transaction, offered: Extensions) -> bytes:
+    """MAIL FROM with the parameters the server knows.  Raises ValueError when an address would break the line."""
+    line = f"MAIL FROM:<{tx.sender}>"
+    if offered.size and tx.size:
+        line += f" SIZE={tx.size}"
+    if offered.eightbit and tx.has_8bit:
+        line += " BODY=8BITMIME"
+    if offered.dsn:
+        if tx.ret is not Ret.NONE:
+            line += f" RET={tx.ret.name}"
+        if tx.envid:
+            line += f" ENVID={tx.envid}"
+    return f"{check_clean(line, 2048, 'command')}\r\n".encode()
+
+
+def rcpt(recipient: Recipient, offered: Extensions) -> bytes:
+    """RCPT TO, likewise."""
+    line = f"RCPT TO:<{recipient.address}>"
+    if offered.dsn:
+        if recipient.notify:
+            line += " NOTIFY=" + ",".join(name for bit, name in _NOTIFY if recipient.notify & bit)
+        if recipient.orcpt:
+            line += f" ORCPT={recipient.orcpt}"
+    return f"{check_clean(line, 2048, 'command')}\r\n".encode()

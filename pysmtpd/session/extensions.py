@@ -1,0 +1,57 @@
+"""What EHLO offers (RFC 5321 4.1.1.1), in its order: OpenSMTPD's, with ours among them."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from pysmtpd.conf.config import Tls
+
+
+class Offer(NamedTuple):
+    """What the extensions offered depend on."""
+
+    tls: Tls
+    secure: bool
+    dsn: bool
+    max_message_size: int
+
+
+def _always(offer: Offer) -> bool:
+    return True
+
+
+def _dsn(offer: Offer) -> bool:
+    return offer.dsn
+
+
+def _starttls(offer: Offer) -> bool:
+    return offer.tls in (Tls.OFFERED, Tls.REQUIRED) and not offer.secure
+
+
+class Extension(NamedTuple):
+    """A row: the keyword, when it is offered, and its parameters."""
+
+    keyword: str
+    offered: Callable[[Offer], bool] = _always
+    parameters: Callable[[Offer], str] | None = None
+
+
+EXTENSIONS = (
+    Extension("8BITMIME"),                                                       # RFC 6152
+    Extension("PIPELINING"),                                                     # RFC 2920
+    Extension("ENHANCEDSTATUSCODES"),                                            # RFC 2034
+    Extension("SIZE", parameters=lambda offer: str(offer.max_message_size)),     # RFC 1870
+    Extension("DSN", _dsn),                                                      # RFC 3461
+    Extension("STARTTLS", _starttls),                                            # RFC 3207
+    Extension("HELP"),
+)
+
+
+@lru_cache(maxsize=64)
+def keywords(offer: Offer) -> tuple[str, ...]:
+    """The keywords offered, with their parameters."""
+    return tuple(
+        row.keyword if row.parameters is None else f"{row.keyword} {row.parameters(offer)}"
+        for row in EXTENSIONS
+        if row.offered(offer)
+    )

@@ -1,0 +1,114 @@
+r"""The header of a message as it passes: counted, and for a user's own mail completed.
+
+``feed`` gives back what may go on; everything but what is added or removed stays as it came, folding
+included.  The header is held until its end was seen.  All searches are over the whole block, with ``\r\n``
+put before it so that every field begins after one.
+"""
+
+import re
+
+from pysmtpd.base.reply import R552_HEADER, R554_LOOP, Reply
+
+HEADER_MAX = 1024 * 1024
+HOPS_MAX = 100
+_NAME_MAX = 1000                   # the first colon comes within so many octets, or there is no header
+
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+_HEADER = re.compile(rb"(?>[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n)*+")
+
+
+class Header:
+    """The header of one message on its way."""
+
+    __slots__ = ("_complete", "_done", "_fault", "_held", "_seen")
+
+    def __init__(self, complete: tuple[bytes, bytes] | None) -> None:
+        """``complete``: the Date and Message-ID fields to add where they are missing, Bcc is then removed;
+        None leaves the header alone."""
+        self._complete = complete
+        self._held = bytearray()
+        self._seen = 0
+        self._done = False
+        self._fault: Reply | None = None
+
+    @property
+    def fault(self) -> Reply | None:
+        """Why this message is refused."""
+        return self._fault
+
+    def feed(self, data: bytes, *, last: bool) -> bytes:
+        """What may go on after data came; ``last``: it was the end of the message."""
+        if self._done:
+            return b"" if self._fault else data
+        if not self._held and last:
+            return self._finish(data, _end(data, 0))
+        self._held += data
+        end = _end(self._held, max(self._seen - 3, 0))
+        self._seen = len(self._held)
+        if end >= 0 or last or self._no_header():
+            block, self._held = bytes(self._held), bytearray()
+            return self._finish(block, end)
+        if self._seen > HEADER_MAX + 2:
+            self._fault, self._done = R552_HEADER, True
+            self._held.clear()
+        return b""
+
+    def _no_header(self) -> bool:
+        """Whether enough is there to know that the first line is no header field."""
+        line = self._held[:_NAME_MAX]
+        return (len(line) == _NAME_MAX or b"\r\n" in line) and _FIELD.match(line) is None
+
+    def _finish(self, data: bytes, end: int) -> bytes:
+        """data from its beginning; its header has ``end`` octets, all of it when -1."""
+        self._done = True
+        if _FIELD.match(data[:_NAME_MAX]) is None:
+            # No header at all: ours ends here, and everything that came is the body (RFC 5322 3.5).
+            fields = b"".join(self._complete) if self._complete else b""
+            return fields + (data if data.startswith(b"\r\n") else b"\r\n" + data)
+        if end < 0:
+            end = len(data)
+        if end > HEADER_MAX:
+            self._fault = R552_HEADER
+            return b""
+        folded = b"\r\n" + data[:end].lower()
+        if folded.count(b"\r\nreceived:") >= HOPS_MAX:
+            self._fault = R554_LOOP
+            return b""
+        return self._completed(data, folded) if self._complete else data
+
+    def _completed(self, data: bytes, folded: bytes) -> bytes:
+        assert self._complete is not None
+        bcc = _has(folded, b"bcc")
+        fields = b"".join(field for field in self._complete if not _has(folded, field[: field.index(b":")].lower()))
+        if not bcc and not fields:
+            return data
+        match = _HEADER.match(data)
+        end = match.end() if match else 0
+        header = _without(data[:end], b"bcc") if bcc else data[:end]
+        rest = data[end:]
+        # A line that is no field ended the header without the empty line that should have.
+        return header + fields + (rest if rest.startswith(b"\r\n") or not rest else b"\r\n" + rest)
+
+
+def _end(data: bytes | bytearray, start: int) -> int:
+    """Where the header ends: behind its last field's CRLF; -1 when that is not known."""
+    if data.startswith(b"\r\n"):
+        return 0
+    found = data.find(b"\r\n\r\n", start)
+    return found + 2 if found >= 0 else -1
+
+
+def _has(folded: bytes, name: bytes) -> bool:
+    """Whether the block, in lower case and with CRLF before it, has a field of this name."""
+    at = folded.find(b"\r\n" + name)
+    while at >= 0:
+        if folded[at + 2 + len(name) : at + 66 + len(name)].lstrip(b" \t").startswith(b":"):
+            return True
+        at = folded.find(b"\r\n" + name, at + 2)
+    return False
+
+
+def _without(header: bytes, name: bytes) -> bytes:
+    """The header without the fields of this name and their continuation lines."""
+    pattern = rb"(?:^|(?<=\r\n))" + name + rb"[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n"
+    return re.sub(pattern, b"", header, flags=re.IGNORECASE)

@@ -1,0 +1,150 @@
+"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 1652, 3461; AUTH= of RFC 4954 is ignored)."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pysmtpd.base import esc
+from pysmtpd.base.envelope import ENVID_MAX, ORCPT_MAX, Notify, Ret
+from pysmtpd.base.reply import (
+    R501_DUPLICATE,
+    R552_DECLARED_SIZE,
+    R553_NOTIFY_NEVER,
+    R553_ORCPT,
+    Reply,
+    described,
+    line,
+)
+
+XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")   # RFC 3461 4
+_ORCPT = re.compile(rf"[A-Za-z0-9-]+;{XTEXT.pattern}")
+_SIZE = re.compile("[0-9]{1,20}")
+
+
+class Parameters:
+    """What parameters said; a fresh one for each command, so that nothing leaks from one recipient to the next."""
+
+    __slots__ = ("body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size")
+
+    def __init__(self, max_size: int = 0) -> None:
+        self.max_size = max_size
+        self.size = 0
+        self.body_8bit = False
+        self.ret = Ret.NONE
+        self.envid = ""
+        self.notify = 0            # a set of Notify
+        self.orcpt = ""
+
+
+class Parameter(NamedTuple):
+    """A row: what reads its value (it refuses, or sets), and whether it belongs to DSN."""
+
+    read: Callable[[Parameters, str], Reply | None]
+    dsn: bool = False
+
+
+def _size(into: Parameters, value: str) -> Reply | None:
+    if not _SIZE.fullmatch(value):
+        return _bad(f"SIZE={value}")
+    into.size = int(value)
+    return R552_DECLARED_SIZE if into.size > into.max_size else None
+
+
+def _body(into: Parameters, value: str) -> Reply | None:
+    kind = value.upper()
+    if kind not in ("7BIT", "8BITMIME"):
+        return _unsupported(f"BODY={value}")
+    into.body_8bit = kind == "8BITMIME"
+    return None
+
+
+def _auth(into: Parameters, value: str) -> Reply | None:
+    return None if value and XTEXT.fullmatch(value) else _bad(f"AUTH={value}")
+
+
+def _ret(into: Parameters, value: str) -> Reply | None:
+    ret = {"HDRS": Ret.HDRS, "FULL": Ret.FULL}.get(value.upper())
+    if ret is None:
+        return _bad(f"RET={value}")
+    into.ret = ret
+    return None
+
+
+def _envid(into: Parameters, value: str) -> Reply | None:
+    if len(value) > ENVID_MAX:
+        return described(503, esc.INVALID_ARGUMENTS, f"option too large, truncated: {value[:ENVID_MAX]}")
+    if not value or not XTEXT.fullmatch(value):
+        return _bad(f"ENVID={value}")
+    into.envid = value
+    return None
+
+
+def _notify(into: Parameters, value: str) -> Reply | None:
+    notify = 0
+    for word in value.upper().split(","):
+        if word not in Notify.__members__:
+            return _bad(f"NOTIFY={value}")
+        notify |= Notify[word]
+    if notify & Notify.NEVER and notify != Notify.NEVER:
+        return R553_NOTIFY_NEVER
+    into.notify = notify
+    return None
+
+
+def _orcpt(into: Parameters, value: str) -> Reply | None:
+    if len(value) > ORCPT_MAX or not _ORCPT.fullmatch(value):
+        return R553_ORCPT
+    into.orcpt = value
+    return None
+
+
+MAIL: dict[str, Parameter] = {
+    "SIZE": Parameter(_size),
+    "BODY": Parameter(_body),
+    "AUTH": Parameter(_auth),
+    "RET": Parameter(_ret, dsn=True),
+    "ENVID": Parameter(_envid, dsn=True),
+}
+RCPT: dict[str, Parameter] = {
+    "NOTIFY": Parameter(_notify, dsn=True),
+    "ORCPT": Parameter(_orcpt, dsn=True),
+}
+
+
+def read_mail(text: str, *, dsn: bool, max_size: int) -> Parameters | Reply:
+    """The parameters behind a reverse-path, or the reply that refuses them."""
+    into = Parameters(max_size)
+    refused = _read(MAIL, text, into, dsn) if text else None
+    return into if refused is None else refused
+
+
+def read_rcpt(text: str, *, dsn: bool) -> Parameters | Reply:
+    """The parameters behind a forward-path, or the reply that refuses them."""
+    into = Parameters()
+    refused = _read(RCPT, text, into, dsn) if text else None
+    return into if refused is None else refused
+
+
+def _read(table: dict[str, Parameter], text: str, into: Parameters, dsn: bool) -> Reply | None:
+    seen: set[str] = set()
+    for option in filter(None, text.split(" ")):
+        keyword, _, value = option.partition("=")
+        keyword = keyword.upper()
+        row = table.get(keyword)
+        if row is None or (row.dsn and not dsn):
+            return _unsupported(option) if table is MAIL else line(f"503 Unsupported option {option}")
+        if keyword in seen:
+            return R501_DUPLICATE
+        seen.add(keyword)
+        refused = row.read(into, value)
+        if refused is not None:
+            return refused
+    return None
+
+
+def _unsupported(option: str) -> Reply:
+    return described(503, esc.INVALID_ARGUMENTS, f"Unsupported option {option}")
+
+
+def _bad(option: str) -> Reply:
+    return described(501, esc.INVALID_ARGUMENTS, f"Invalid value in {option}")

@@ -1,0 +1,66 @@
+"""The command line (RFC 5321 4.1.1): verb and argument, and the row every command has in the table."""
+
+import enum
+import re
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from pysmtpd.base.reply import Reply
+from pysmtpd.base.text import vis
+
+S = TypeVar("S")
+
+# The two verbs that end in a colon; the argument may follow after blanks.
+_COLON = re.compile(r"(MAIL FROM|RCPT TO):[ \t]*", re.IGNORECASE)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class FilterPhase(enum.StrEnum):
+    """Where filters are asked about a command."""
+
+    NONE = ""
+    HELO = "helo"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    AUTH = "auth"
+    MAIL_FROM = "mail-from"
+    RCPT_TO = "rcpt-to"
+    DATA = "data"
+    RSET = "rset"
+    QUIT = "quit"
+    NOOP = "noop"
+    HELP = "help"
+
+
+class Command(NamedTuple, Generic[S]):
+    """A row of the table.
+
+    ``check`` says whether the command may be given now, with this argument: a reply that refuses it, or
+    None.  Then filters are asked.  ``proceed`` does it."""
+
+    verb: str
+    check: Callable[[S, str], Reply | None]
+    phase: FilterPhase
+    proceed: Callable[[S, str], None]
+
+
+def has_control(line: bytes) -> bool:
+    """Whether a command line holds what no command may: a control character other than TAB."""
+    return _CONTROL.search(line) is not None
+
+
+def split(line: bytes) -> tuple[str, str]:
+    """Verb in upper case, and argument without the blanks around it."""
+    text = line.decode("latin-1").rstrip(" \t")
+    match = _COLON.match(text)
+    if match:
+        return match[1].upper() + ":", text[match.end() :]
+    verb, _, argument = text.partition(" ")
+    return verb.upper(), argument.lstrip(" \t")
+
+
+def loggable(line: bytes) -> str:
+    """A command as it may stand in the log: never with what AUTH was given."""
+    if line.lstrip(b" \t")[:4].upper() == b"AUTH":
+        return "AUTH (...)"
+    return vis(line)

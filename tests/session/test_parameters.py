@@ -1,0 +1,67 @@
+"""Parameters of MAIL and RCPT."""
+
+import pytest
+
+from pysmtpd.base.envelope import Notify, Ret
+from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
+
+
+def mail(text: str) -> Parameters:
+    found = read_mail(text, dsn=True, max_size=1000)
+    assert isinstance(found, Parameters), found
+    return found
+
+
+def rcpt(text: str) -> Parameters:
+    found = read_rcpt(text, dsn=True)
+    assert isinstance(found, Parameters), found
+    return found
+
+
+def test_mail() -> None:
+    found = mail("SIZE=1000 body=8BITMIME  ret=full ENVID=a+2Bb AUTH=<>")
+    assert (found.size, found.body_8bit, found.ret, found.envid) == (1000, True, Ret.FULL, "a+2Bb")
+    assert mail("BODY=7BIT").body_8bit is False
+    assert (mail("").ret, mail("").envid) == (Ret.NONE, "")
+
+
+def test_rcpt() -> None:
+    assert rcpt("NOTIFY=DELAY,failure").notify == Notify.DELAY | Notify.FAILURE
+    assert rcpt("NOTIFY=NEVER").notify == Notify.NEVER
+    assert rcpt("ORCPT=rfc822;a+40b").orcpt == "rfc822;a+40b"
+    assert (rcpt("").notify, rcpt("").orcpt) == (0, "")
+
+
+@pytest.mark.parametrize("text, code", [
+    ("SIZE", 501), ("SIZE=", 501), ("SIZE=-1", 501), ("SIZE=1e3", 501), ("SIZE=" + "1" * 21, 501), ("SIZE=1001", 552),
+    ("BODY", 503), ("BODY=BINARYMIME", 503), ("AUTH=", 501), ("AUTH=a+4", 501), ("RET", 501), ("RET=NONE", 501),
+    ("ENVID=", 501), ("ENVID=+zz", 501), ("ENVID=" + "a" * 101, 503), ("FOO", 503), ("=", 503), ("=1", 503),
+    ("SIZE=1 SIZE=1", 501), ("NOTIFY=NEVER", 503), ("RET=FULL\xa0X=1", 501), ("\xe9", 503),
+])
+def test_mail_refused(text: str, code: int) -> None:
+    refused = read_mail(text, dsn=True, max_size=1000)
+    assert isinstance(refused, str)
+    assert int(refused[:3]) == code
+    assert refused.isascii()
+
+
+@pytest.mark.parametrize("text, code", [
+    ("NOTIFY=", 501), ("NOTIFY", 501), ("NOTIFY=NEVER,DELAY", 553), ("NOTIFY=DELAY,", 501),
+    ("NOTIFY=DELAY NOTIFY=DELAY", 501),
+    ("ORCPT=a@b", 553), ("ORCPT=rfc822;a b", 503), ("ORCPT=rfc822;a=b", 553), ("ORCPT=;a", 553),
+    ("ORCPT=x;" + "a" * 499, 553),
+    ("ORCPT=rfc822;\xe9", 553), ("SIZE=1", 503),
+])
+def test_rcpt_refused(text: str, code: int) -> None:
+    refused = read_rcpt(text, dsn=True)
+    assert isinstance(refused, str)
+    if text == "ORCPT=rfc822;a b":
+        assert refused == "503 Unsupported option b"
+    assert int(refused[:3]) == code
+
+
+def test_without_dsn() -> None:
+    for text in ("RET=FULL", "ENVID=a"):
+        assert isinstance(read_mail(text, dsn=False, max_size=1000), str)
+    for text in ("NOTIFY=NEVER", "ORCPT=rfc822;a"):
+        assert isinstance(read_rcpt(text, dsn=False), str)

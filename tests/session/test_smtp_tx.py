@@ -1,0 +1,64 @@
+"""A transaction: numbers of envelopes, pieces of the message, frames that fit."""
+
+import pytest
+
+from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.ids import MsgId
+from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.procs import Proc
+from pysmtpd.imsg import CHUNK_MAX, Encoder
+from pysmtpd.messages import SmtpEnvelopes
+from pysmtpd.session.parameters import Parameters
+from pysmtpd.session.smtp_tx import Tx, template
+
+
+def transaction(name: str = "x") -> Tx:
+    return Tx(MsgId(5), template(
+        sender=MailAddr(name, name), parameters=Parameters(), tag=name, smtpname=name, helo=name, hostname=name,
+        username=name, source=name, authenticated=False, now=0,
+    ))
+
+
+def add(tx: Tx, rcpt: MailAddr, *, copies: int = 1) -> None:
+    tx.expanded([tx.asked(rcpt, Parameters())] * copies)
+    tx.accept()
+
+
+def test_numbers() -> None:
+    tx = transaction()
+    add(tx, MailAddr("a", "b"), copies=3)
+    tx.expanded([tx.asked(MailAddr("c", "d"), Parameters())])
+    tx.refuse()
+    add(tx, MailAddr("e", "f"))
+    assert [e.evpid for e in tx.envelopes] == [5 << 32 | n for n in (1, 2, 3, 4)]
+    assert [str(e.rcpt) for e in tx.envelopes] == ["a@b"] * 3 + ["e@f"]
+    assert tx.rcpts == [(MailAddr("a", "b"), 5 << 32 | 3), (MailAddr("e", "f"), 5 << 32 | 4)]
+
+
+@pytest.mark.parametrize("size", [1, 1000, CHUNK_MAX - 1, CHUNK_MAX, CHUNK_MAX + 1, 3 * CHUNK_MAX])
+def test_pieces(size: int) -> None:
+    tx = transaction()
+    data = bytes(i % 251 for i in range(size))
+    out = []
+    for _ in range(4):
+        out += tx.write(data)
+    assert tx.sent is bool(out)
+    assert all(len(piece) == CHUNK_MAX for piece in out)
+    last = tx.flush()
+    assert 0 < len(last) <= CHUNK_MAX
+    assert b"".join(out) + last == data * 4
+    assert tx.size == 4 * size
+
+
+@pytest.mark.parametrize("name", ["x", "n" * 200, "ü" * 100])
+def test_every_batch_fits_its_frame(name: str) -> None:
+    tx = transaction(name)
+    encoder = Encoder(Proc.SMTP, Proc.QUEUE, 1)
+    for i in range(300):
+        add(tx, MailAddr(f"user{i}", name))
+    batches = list(tx.batches())
+    for batch in batches:
+        encoder.encode(SmtpEnvelopes(1, batch))
+    together: list[Envelope] = [envelope for batch in batches for envelope in batch]
+    assert together == tx.envelopes
+    assert len(batches) < 300
