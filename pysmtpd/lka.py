@@ -1,0 +1,236 @@
+"""lka: answers questions.  Which rule, which table entry, which host; it starts nothing itself.
+
+Rules and tables in memory are asked at once; the DNS is asked by tasks of the loop, and other questions are answered
+meanwhile.  Whatever fails here fails temporarily there: a question is always answered.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+
+from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.logline import Level
+from pysmtpd.base.procs import Proc
+from pysmtpd.base.text import line_of
+from pysmtpd.base.trace import Trace
+from pysmtpd.imsg import BODY_MAX, ImsgError, Message
+from pysmtpd.lookup import mx, rdns, resolver, services
+from pysmtpd.lookup.build import bad_patterns, build_tables
+from pysmtpd.lookup.expand import TEMPORARY, Expanded, Expander, explain
+from pysmtpd.lookup.facts import UNKNOWN
+from pysmtpd.lookup.hosts import HostsFile
+from pysmtpd.lookup.match import parse_address
+from pysmtpd.lookup.records import Status, is_hostname
+from pysmtpd.lookup.ruleset import Ruleset
+from pysmtpd.lookup.table import TableError
+from pysmtpd.messages import (
+    ExpandRcpt,
+    Fcrdns,
+    Found,
+    MtaLookedUp,
+    MtaLookup,
+    MtaResolve,
+    MtaResolved,
+    NameLookedUp,
+    RcptExpanded,
+    SmtpLookupName,
+)
+from pysmtpd.privsep.mproc import Peer
+from pysmtpd.privsep.process import Process, handles
+
+NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-ups together
+NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
+NAMES_MAX = 10_000
+FRAME_ROOM = BODY_MAX - 2_048      # octets of envelopes in one frame
+TEXT_MAX = 1024
+DISCARD_PORT = 9
+
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+def frames(reqid: int, expanded: Expanded) -> Iterator[RcptExpanded]:
+    """An expansion in as many messages as it takes; nearly always one."""
+    envelopes = expanded.envelopes
+    if len(envelopes) > 1:
+        batch: list[Envelope] = []
+        size = 0
+        for envelope in envelopes:
+            length = len(msgspec.msgpack.encode(envelope))
+            if batch and size + length > FRAME_ROOM:
+                yield RcptExpanded(reqid, batch, "", "", True)
+                batch, size = [], 0
+            batch.append(envelope)
+            size += length
+        envelopes = batch
+    yield RcptExpanded(reqid, envelopes, expanded.reply, expanded.why)
+
+
+def has_route(address: str) -> bool:
+    """Whether the kernel knows a way to an address: connecting a datagram socket asks it, and sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, DISCARD_PORT))
+    except OSError as error:
+        return error.errno not in _NO_ROUTE
+    return True
+
+
+class Lka(Process):
+    """The process."""
+
+    ME = Proc.LKA
+
+    def preload(self) -> None:
+        resolver.preload()
+        self._tasks: set[asyncio.Task[Message]] = set()
+        self._names: dict[str, tuple[float, rdns.ClientName]] = {}
+        self._names_version = -1
+        self._traced = 0
+
+    def setup(self) -> None:
+        try:
+            self.tables = build_tables(self.config)
+        except TableError as error:
+            self.fatal(str(error))
+        for warning in bad_patterns(self.config, self.tables):
+            self.log(warning, Level.ERR)
+        self.ruleset = Ruleset(self.config.rules, self.tables)
+        self.expander = Expander(self.config, self.ruleset, self.tables)
+        self.hosts = HostsFile(time.monotonic)
+        self.hosts.hosts()
+
+    def start(self) -> None:
+        servers = resolver.NameServers(self.config.resolvers, time.monotonic)
+        self.resolver = resolver.Resolver(servers, self.hosts)
+
+    # recipients
+
+    @handles(ExpandRcpt)
+    def expand_rcpt(self, peer: Peer, message: ExpandRcpt) -> None:
+        if self.traces != self._traced:
+            self._retrace()
+        expanded = self.expander.expand(message.envelope, tls=message.tls, local=message.local)
+        if self._traced:
+            self._trace_expansion(expanded)
+        try:
+            for frame in frames(message.reqid, expanded):
+                peer.send(frame)
+        except ImsgError as error:
+            self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
+            peer.send(RcptExpanded(message.reqid, [], TEMPORARY, "internal error"))
+
+    def _retrace(self) -> None:
+        """Whom the tables tell of look-ups depends on what is traced now."""
+        self._traced = self.traces
+        self.tables.trace = (lambda text: self.trace(Trace.LOOKUP, text)) if self.traces & Trace.LOOKUP else None
+
+    def _trace_expansion(self, expanded: Expanded) -> None:
+        if self.traces & Trace.RULES and expanded.root.decision is not None:
+            for line in expanded.root.decision.trace(self.config.rules):
+                self.trace(Trace.RULES, line)
+        if self.traces & Trace.EXPAND:
+            for line in explain(expanded.root, self.ruleset):
+                self.trace(Trace.EXPAND, line)
+
+    # names of clients
+
+    @handles(SmtpLookupName)
+    def lookup_name(self, peer: Peer, message: SmtpLookupName) -> None:
+        self.hosts.hosts()
+        if self.hosts.version != self._names_version:
+            self._names.clear()
+            self._names_version = self.hosts.version
+        kept = self._names.get(message.address)
+        if kept is not None and kept[0] > time.monotonic():
+            peer.send(NameLookedUp(message.reqid, *kept[1]))
+            return
+        failed = NameLookedUp(message.reqid, UNKNOWN, Fcrdns.ERROR)
+        if parse_address(message.address) is None:
+            peer.send(failed)
+            return
+        self._answer(peer, self._client_name(message), failed)
+
+    async def _client_name(self, message: SmtpLookupName) -> Message:
+        address = message.address.partition("%")[0]
+        try:
+            async with asyncio.timeout(NAME_TIMEOUT):
+                name = await rdns.client_name(self.resolver, address)
+        except TimeoutError:
+            name = rdns.ClientName(UNKNOWN, Fcrdns.ERROR)
+        if name.fcrdns is not Fcrdns.ERROR:
+            if len(self._names) >= NAMES_MAX:
+                del self._names[next(iter(self._names))]
+            self._names[message.address] = (time.monotonic() + NAME_KEPT, name)
+        return NameLookedUp(message.reqid, *name)
+
+    # what mta asks
+
+    @handles(MtaResolve)
+    def resolve(self, peer: Peer, message: MtaResolve) -> None:
+        failure = mx.MX_FAILED if message.mx else mx.HOST_FAILED
+        failed = MtaResolved(message.reqid, failure.status, [], failure.text, failure.esc)
+        self._answer(peer, self._resolve(message), failed)
+
+    async def _resolve(self, message: MtaResolve) -> Message:
+        find = mx.resolve_domain if message.mx else mx.resolve_host
+        found = await find(self.resolver, message.name, self.random.shuffle)
+        # Most machines have no way to one of the two families: half of all hosts would fail only to say so.
+        hosts = [host for host in found.hosts if has_route(host.address)] or found.hosts
+        return MtaResolved(message.reqid, found.status, hosts, found.text, found.esc)
+
+    @handles(MtaLookup)
+    def lookup(self, peer: Peer, message: MtaLookup) -> None:
+        if message.service == "ptr":
+            self._answer(peer, self._ptr(message), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+            return
+        if self.traces != self._traced:
+            self._retrace()
+        try:
+            if message.service not in services.SERVICES:
+                raise TableError(f"no such service: {message.service}")
+            value = services.look_up(self.tables, message.service, message.table, message.key)
+        except TableError as error:
+            self.log(f"warn: lka: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
+            peer.send(MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+            return
+        peer.send(MtaLookedUp(message.reqid, Found.NO if value is None else Found.YES, value or ""))
+
+    async def _ptr(self, message: MtaLookup) -> Message:
+        if parse_address(message.key) is None:
+            return MtaLookedUp(message.reqid, Found.NO, "")
+        found = await self.resolver.reverse(message.key.partition("%")[0])
+        names = [name for name in found.values if is_hostname(name)]
+        if names:
+            return MtaLookedUp(message.reqid, Found.YES, names[0])
+        failed = found.status is Status.TEMPFAIL
+        return MtaLookedUp(message.reqid, Found.TEMPFAIL if failed else Found.NO, "")
+
+    # answers that take time
+
+    def _answer(self, peer: Peer, work: Coroutine[Any, Any, Message], failed: Message) -> None:
+        """Send what work returns; should it fail with a bug, send failed."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done(peer, failed))
+
+    def _done(self, peer: Peer, failed: Message) -> Callable[[asyncio.Task[Message]], None]:
+        def done(task: asyncio.Task[Message]) -> None:
+            self._tasks.discard(task)
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                text = " | ".join("".join(traceback.format_exception(error, limit=-8)).split("\n"))
+                self.log(f"bug: lka: {text}", Level.CRIT)
+            try:
+                peer.send(failed if error is not None else task.result())
+            except ImsgError as refused:
+                self.log(f"bug: lka: {refused}", Level.CRIT)
+                peer.send(failed)
+
+        return done

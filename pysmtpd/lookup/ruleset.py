@@ -1,0 +1,198 @@
+"""Which rule decides over a recipient: the first whose criteria all hold.
+
+A ruleset is compiled once per configuration.  A table that cannot be asked now ends the evaluation: the recipient
+fails temporarily, because a later rule might say what the one in doubt would have forbidden.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+from pysmtpd.conf.config import Criterion, Rule
+from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
+from pysmtpd.lookup.table import Service, TableError, Tables
+
+Test = Callable[[Facts], bool]
+
+
+class Decision(NamedTuple):
+    """What the rules say.
+
+    rule: the one that matched, or None.  error: why it could not be decided, or empty.  failed: for each rule tried
+    before, its criterion that did not hold.
+    """
+
+    rule: Rule | None
+    error: str
+    failed: list[Criterion]
+
+    @property
+    def temporary(self) -> bool:
+        return bool(self.error)
+
+    def trace(self, rules: Sequence[Rule]) -> list[str]:
+        """One line for each rule tried: where it stands, and why it did not match, or that it did."""
+        lines = [
+            f"rule #{number} at {rule.at}: no match: {describe(criterion)}"
+            for number, (rule, criterion) in enumerate(zip(rules, self.failed, strict=False), 1)
+        ]
+        if self.error:
+            lines.append(f"temporary failure in processing of a rule: {self.error}")
+        elif self.rule is None:
+            lines.append("no rule matched")
+        else:
+            lines.append(f"rule #{len(self.failed) + 1} matched: {self.rule.at}: {outcome(self.rule)}")
+        return lines
+
+
+def describe(criterion: Criterion) -> str:
+    """A criterion in the words of smtpd.conf."""
+    words = criterion.kind.replace("from-", "from ")
+    if criterion.table:
+        words += f"{' regex' if criterion.regex else ''} {criterion.table}"
+    return f"! {words}" if criterion.negated else words
+
+
+def outcome(rule: Rule) -> str:
+    """What a rule does with a recipient."""
+    return f'action "{rule.action}"' if rule.action else "reject"
+
+
+class Step(NamedTuple):
+    """One criterion of a rule: which of the ruleset's tests it is, and the result it wants."""
+
+    criterion: Criterion
+    test: int
+    wanted: bool
+
+
+class Ruleset:
+    """The rules of one configuration.  What many rules ask is tested once for a recipient."""
+
+    def __init__(self, rules: Sequence[Rule], tables: Tables) -> None:
+        self.rules = rules
+        self._tests: list[Test] = []
+        self._numbers: dict[tuple[str, str, bool, bool], int] = {}
+        self._steps = [(rule, [self._step(criterion, tables) for criterion in rule.criteria]) for rule in rules]
+
+    def _step(self, criterion: Criterion, tables: Tables) -> Step:
+        applies = _applies(criterion) if criterion.negated else None
+        key = (criterion.kind, criterion.table, criterion.regex, applies is not None)
+        number = self._numbers.get(key)
+        if number is None:
+            test = _KINDS[criterion.kind](criterion, tables)
+            number = self._numbers[key] = len(self._tests)
+            self._tests.append(test if applies is None else _outside(applies, test))
+        return Step(criterion, number, applies is not None or not criterion.negated)
+
+    def evaluate(self, facts: Facts) -> Decision:
+        """The decision, with its trace."""
+        failed: list[Criterion] = []
+        tests = self._tests
+        results: list[bool | None] = [None] * len(tests)
+        try:
+            for rule, steps in self._steps:
+                for criterion, number, wanted in steps:
+                    result = results[number]
+                    if result is None:
+                        result = results[number] = tests[number](facts)
+                    if result is not wanted:
+                        failed.append(criterion)
+                        break
+                else:
+                    return Decision(rule, "", failed)
+        except TableError as error:
+            return Decision(None, str(error) or "table error", failed)
+        return Decision(None, "", failed)
+
+
+def _outside(applies: Test, inside: Test) -> Test:
+    return lambda facts: applies(facts) and not inside(facts)
+
+
+def _applies(criterion: Criterion) -> Test | None:
+    """What must be so for a criterion to hold even when it is negated: a client without a name is neither in a list
+    of names nor outside of it, and mail that an expansion made has no client."""
+    if criterion.kind == "from-rdns" and criterion.table:
+        return lambda facts: facts.hostname != UNKNOWN
+    if criterion.kind in ("from-rdns", "from-socket"):
+        return lambda facts: not facts.internal
+    return None
+
+
+def _table_test(criterion: Criterion, tables: Tables, service: Service, key: str) -> Test:
+    """Look a fact, by its name, up in the table.  Facts are short and in lower case already."""
+    name, fact = criterion.table, attrgetter(key)
+    if criterion.regex:
+        service = Service.REGEX
+    table = tables.get(name)
+
+    def test(facts: Facts) -> bool:
+        if table is None or tables.trace is not None:
+            return tables.match(name, service, fact(facts))
+        return table.match(service, fact(facts))
+
+    return test
+
+
+def _tag(criterion: Criterion, tables: Tables) -> Test:
+    return _table_test(criterion, tables, Service.STRING, "tag")
+
+
+def _from(criterion: Criterion, tables: Tables) -> Test:
+    return _table_test(criterion, tables, Service.NETADDR, "source")
+
+
+def _from_socket(_criterion: Criterion, _tables: Tables) -> Test:
+    return lambda facts: facts.source == LOCAL and not facts.internal
+
+
+def _from_rdns(criterion: Criterion, tables: Tables) -> Test:
+    if not criterion.table:
+        return lambda facts: facts.hostname != UNKNOWN and not facts.internal
+    inside = _table_test(criterion, tables, Service.DOMAIN, "hostname")
+    return lambda facts: facts.hostname != UNKNOWN and inside(facts)
+
+
+def _for(criterion: Criterion, tables: Tables) -> Test:
+    inside = _table_test(criterion, tables, Service.DOMAIN, "domain")
+    literal = _table_test(criterion, tables, Service.DOMAIN, "literal")
+    return lambda facts: inside(facts) or (facts.literal != "" and literal(facts))
+
+
+def _helo(criterion: Criterion, tables: Tables) -> Test:
+    return _table_test(criterion, tables, Service.DOMAIN, "helo")
+
+
+def _auth(criterion: Criterion, tables: Tables) -> Test:
+    if not criterion.table:
+        return lambda facts: facts.authenticated
+    as_name = _table_test(criterion, tables, Service.STRING, "username")
+    as_address = _table_test(criterion, tables, Service.MAILADDR, "username")
+    return lambda facts: facts.authenticated and (as_address if "@" in facts.username else as_name)(facts)
+
+
+def _tls(_criterion: Criterion, _tables: Tables) -> Test:
+    return lambda facts: facts.tls
+
+
+def _mail_from(criterion: Criterion, tables: Tables) -> Test:
+    return _table_test(criterion, tables, Service.MAILADDR, "sender")
+
+
+def _rcpt_to(criterion: Criterion, tables: Tables) -> Test:
+    return _table_test(criterion, tables, Service.MAILADDR, "dest")
+
+
+_KINDS: Mapping[str, Callable[[Criterion, Tables], Test]] = {
+    "tag": _tag,
+    "from": _from,
+    "from-socket": _from_socket,
+    "from-rdns": _from_rdns,
+    "for": _for,
+    "helo": _helo,
+    "auth": _auth,
+    "tls": _tls,
+    "mail-from": _mail_from,
+    "rcpt-to": _rcpt_to,
+}

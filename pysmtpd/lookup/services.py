@@ -1,0 +1,57 @@
+"""What mta looks up in tables: where to relay, from which address, under which name, as whom."""
+
+from pysmtpd.lookup.match import parse_address
+from pysmtpd.lookup.records import address_of, is_hostname
+from pysmtpd.lookup.table import Service, TableError, Tables
+
+VALUE_MAX = 1024                   # characters, as of messages.MtaLookedUp
+
+
+def look_up(tables: Tables, service: str, table: str, key: str) -> str | None:
+    """The value for mta, checked; None when there is none.  Raises TableError, also for a value that is wrong."""
+    value = _SERVICES[service](tables, table, key)
+    if value is not None and (len(value) > VALUE_MAX or not value.isprintable()):
+        raise TableError(f"table {table}: value for {key or 'the next entry'} is not one short line")
+    return value
+
+
+def _relayhost(tables: Tables, table: str, key: str) -> str | None:
+    if not key:
+        return tables.fetch(table, Service.RELAYHOST)
+    return tables.lookup(table, Service.RELAYHOST, key)
+
+
+def _source(tables: Tables, table: str, _key: str) -> str | None:
+    value = tables.fetch(table, Service.SOURCE)
+    if value is None:
+        return None
+    address = address_of(value)
+    if address is None:
+        raise TableError(f"table {table}: {value} is no address")
+    return address
+
+
+def _addrname(tables: Tables, table: str, key: str) -> str | None:
+    bare = key.strip("[]")
+    for spelling in (f"[{bare}]", bare) if ":" in bare else (bare,):
+        value = tables.lookup(table, Service.ADDRNAME, spelling)
+        if value is not None:
+            if not is_hostname(value) and parse_address(value) is None:
+                raise TableError(f"table {table}: {value} is no host name")
+            return value
+    return None
+
+
+def _credentials(tables: Tables, table: str, key: str) -> str | None:
+    """``user:password``; a value without a colon is the password of the user named like the key."""
+    value = tables.lookup(table, Service.CREDENTIALS, key)
+    if value is None:
+        return None
+    user, colon, password = value.partition(":") if ":" in value else (key.lower(), ":", value)
+    if len(value) < 3 or not user or not password:
+        raise TableError(f"table {table}: the credentials of {key} are incomplete")
+    return f"{user}{colon}{password}"
+
+
+_SERVICES = {"relayhost": _relayhost, "source": _source, "addrname": _addrname, "credentials": _credentials}
+SERVICES = frozenset(_SERVICES)

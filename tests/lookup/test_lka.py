@@ -1,0 +1,381 @@
+"""lka: the process, with peers in memory and a name server on loopback."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysmtpd import lka as lka_module
+from pysmtpd.base.envelope import Agent
+from pysmtpd.base.logline import Level
+from pysmtpd.base.procs import Proc
+from pysmtpd.base.trace import Trace
+from pysmtpd.conf import config as conf_config
+from pysmtpd.conf.config import Action, Config, Method, Table
+from pysmtpd.imsg import Decoder, Encoder, Message
+from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
+from pysmtpd.lookup import mx, resolver
+from pysmtpd.lookup.expand import Expanded, Kind, Node
+from pysmtpd.lookup.hosts import HostsFile
+from pysmtpd.messages import (
+    ExpandRcpt,
+    Fcrdns,
+    Found,
+    Host,
+    HostList,
+    MtaLookedUp,
+    MtaLookup,
+    MtaResolve,
+    MtaResolved,
+    NameLookedUp,
+    RcptExpanded,
+    SmtpLookupName,
+)
+from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.process import Birth
+from tests.lookup.made import (
+    FOR_ANY,
+    FOR_LOCAL,
+    FROM_ANY,
+    FROM_LOCAL,
+    Clock,
+    criterion,
+    envelope,
+    rule,
+    run,
+    table_conf,
+)
+from tests.support.dns import FakeDns
+
+
+class Lines(Log):
+    """A log that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, verbose=True)
+        self.lines: list[str] = []
+
+    def write(self, line: str, level: Level = Level.INFO) -> None:
+        self.lines.append(line)
+
+
+class Asker:
+    """A peer: what it is sent goes over the wire in memory."""
+
+    def __init__(self, proc: Proc) -> None:
+        self._encode = Encoder(Proc.LKA, proc, 1).encode
+        self._feed = Decoder(Proc.LKA, proc).feed
+        self.proc = proc
+        self.answers: list[Any] = []
+        self._news = asyncio.Event()
+
+    def send(self, message: Message) -> None:
+        self.answers += [frame.message for frame in self._feed(self._encode(message))]
+        self._news.set()
+
+    async def wait(self, count: int = 1) -> list[Any]:
+        while len(self.answers) < count:
+            self._news.clear()
+            await self._news.wait()
+        return self.answers
+
+
+CONFIG = Config(
+    hostname="mx.example.org",
+    tables={table.name: table for table in (
+        table_conf("<anyhost>", "local", "0.0.0.0/0", "::/0"), table_conf("<localhost>", "local", "127.0.0.1"),
+        table_conf("<anydestination>", "*"), table_conf("<localnames>", "localhost"),
+        Table(name="<getpwnam>", backend="getpwnam"),
+        table_conf("smart", "smtp://a.example", "smtp://b.example"), table_conf("secrets", label="user:secret"),
+    )},
+    actions={"local": Action(name="local", method=Method.MBOX), "out": Action(name="out", method=Method.RELAY)},
+    rules=(rule(FROM_ANY, FOR_LOCAL, action="local", line=1), rule(FROM_LOCAL, FOR_ANY, action="out", line=2)),
+)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeDns]:
+    with FakeDns() as running:
+        yield running
+
+
+def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
+    """Set up, not started."""
+    log = Lines()
+    process = Lka(Birth(proc="lka", uid=0, gid=0, spool="/", socket="/s", stderr=True, verbose=0), log)
+    process.preload()
+    process.config = conf_config.decode(conf_config.encode(conf_config.view(config, Proc.LKA)))
+    process.setup()
+    process.hosts = HostsFile(Clock(), "/nonexistent")
+    return process, log
+
+
+def with_lka(server: FakeDns, work: Callable[[Lka, Lines], Awaitable[None]], config: Config = CONFIG) -> None:
+    """Run work with the process started."""
+
+    async def all_of_it() -> None:
+        process, log = lka(Config(**{**{name: getattr(config, name) for name in Config.__struct_fields__},
+                                     "resolvers": (server.where,)}))
+        process.loop = asyncio.get_running_loop()
+        process.start()
+        await work(process, log)
+        assert not process._tasks
+
+    run(all_of_it())
+
+
+def test_recipients_are_expanded_for_smtp_and_for_queue() -> None:
+    process, _ = lka()
+    for proc in (Proc.SMTP, Proc.QUEUE):
+        peer: Any = Asker(proc)
+        process.expand_rcpt(peer, ExpandRcpt(7, envelope("Root+x@localhost"), False, False))
+        process.expand_rcpt(peer, ExpandRcpt(8, envelope("bob@far.example"), False, True))
+        process.expand_rcpt(peer, ExpandRcpt(9, envelope("bob@far.example"), False, False))
+        local, relay, refused = peer.answers
+        assert local == RcptExpanded(7, [envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root",
+                                                  ttl=4 * 86400)], "", "")
+        assert relay.envelopes[0].action == "out" and relay.reqid == 8
+        assert refused == RcptExpanded(9, [], "550 Invalid recipient", "no rule matched")
+
+
+def test_many_envelopes_take_as_many_frames_as_needed() -> None:
+    made = [envelope(f"user{number}@example.org", helo="h" * 200, errorline="e" * 900) for number in range(100)]
+    expanded = Expanded(made, "", "", Node(Kind.ADDRESS, "", made[0].dest, None))
+    peer = Asker(Proc.SMTP)
+    for frame in frames(5, expanded):
+        peer.send(frame)
+    assert len(peer.answers) > 5
+    assert [answer.more for answer in peer.answers] == [True] * (len(peer.answers) - 1) + [False]
+    assert [each for answer in peer.answers for each in answer.envelopes] == made
+
+
+def test_traces_are_told_as_soon_as_they_are_wanted() -> None:
+    process, log = lka()
+    peer: Any = Asker(Proc.SMTP)
+    ask = ExpandRcpt(7, envelope("no-such-user@localhost"), False, False)
+    process.expand_rcpt(peer, ask)
+    assert log.lines == []
+    process.traces = Trace.RULES | Trace.EXPAND | Trace.LOOKUP
+    process.expand_rcpt(peer, ask)
+    assert 'rules: rule #1 matched: smtpd.conf:1:1: action "local"' in log.lines
+    assert "expand:     refused: no user no-such-user in <getpwnam>" in log.lines
+    assert 'lookup: match "localhost" as domain in table static:<localnames> -> true' in log.lines
+    process.traces = 0
+    log.lines.clear()
+    process.expand_rcpt(peer, ask)
+    assert log.lines == []
+
+
+def test_a_table_file_that_cannot_be_read_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fatal(_self: Lka, text: str) -> None:
+        raise SystemExit(text)
+
+    monkeypatch.setattr(Lka, "fatal", fatal)
+    table = Table(name="aliases", backend="file", path=str(tmp_path / "aliases"))
+    with pytest.raises(SystemExit, match=r"^table aliases: .*/aliases: No such file or directory$"):
+        lka(Config(hostname="x", tables={"aliases": table}))
+
+
+def test_a_pattern_that_matches_nothing_is_warned_of() -> None:
+    _, log = lka(Config(hostname="x", tables={"t": table_conf("t", "(bad")},
+                        rules=(rule(criterion("helo", "t", regex=True)),)))
+    assert log.lines and log.lines[0].startswith("warn: table t: (bad: ")
+
+
+def test_the_name_of_a_client_is_found_confirmed_and_kept(server: FakeDns) -> None:
+    server.add("7.2.0.192.in-addr.arpa", "PTR", "mx.example.com.")
+    server.add("mx.example.com", "A", "192.0.2.7")
+
+    async def work(process: Lka, _log: Lines) -> None:
+        peer: Any = Asker(Proc.SMTP)
+        process.lookup_name(peer, SmtpLookupName(1, "192.0.2.7"))
+        assert await peer.wait(1) == [NameLookedUp(1, "mx.example.com", Fcrdns.PASS)]
+        server.remove("mx.example.com", "A")
+        process.lookup_name(peer, SmtpLookupName(2, "192.0.2.7"))
+        assert peer.answers[1:] == [NameLookedUp(2, "mx.example.com", Fcrdns.PASS)]
+        process.lookup_name(peer, SmtpLookupName(3, "192.0.2.8"))
+        assert (await peer.wait(3))[2] == NameLookedUp(3, "<unknown>", Fcrdns.FAIL)
+        process.lookup_name(peer, SmtpLookupName(4, "no address"))
+        assert peer.answers[3] == NameLookedUp(4, "<unknown>", Fcrdns.ERROR)
+        assert NAMES_MAX >= len(process._names) == 2
+
+    with_lka(server, work)
+
+
+def test_a_failed_name_is_asked_for_again(server: FakeDns) -> None:
+    server.fail("7.2.0.192.in-addr.arpa", "PTR", "SERVFAIL")
+
+    async def work(process: Lka, _log: Lines) -> None:
+        peer: Any = Asker(Proc.SMTP)
+        process.lookup_name(peer, SmtpLookupName(1, "192.0.2.7"))
+        assert await peer.wait() == [NameLookedUp(1, "<unknown>", Fcrdns.ERROR)]
+        assert not process._names
+
+    with_lka(server, work)
+
+
+def test_other_questions_are_answered_while_a_name_server_is_silent(server: FakeDns,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "QUERY_TIMEOUT", 0.2)
+    monkeypatch.setattr(resolver, "TOTAL_TIMEOUT", 0.3)
+    server.fail("slow.example", "MX", "TIMEOUT")
+    server.add("fast.example", "A", "192.0.2.1")
+
+    async def work(process: Lka, _log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+        process.resolve(peer, MtaResolve(1, "slow.example", True))
+        process.resolve(peer, MtaResolve(2, "fast.example", True))
+        slow = MtaResolved(1, HostList.TEMPFAIL, [], "Temporary failure in MX lookup", "4.4.3")
+        fast = MtaResolved(2, HostList.OK, [Host(0, "fast.example", "192.0.2.1")], "", "")
+        assert await peer.wait(2) == [fast, slow]
+
+    with_lka(server, work)
+
+
+def test_hosts_of_a_domain_and_of_a_smarthost(server: FakeDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lka_module, "has_route", lambda _address: True)
+    server.add("example.com", "MX", "10 mx.example.com.", "20 mx2.example.com.")
+    server.add("mx.example.com", "A", "192.0.2.1")
+    server.add("mx.example.com", "AAAA", "2001:db8::1")
+    server.add("null.example", "MX", "0 .")
+
+    async def work(process: Lka, _log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+        process.resolve(peer, MtaResolve(1, "example.com", True))
+        (answer,) = await peer.wait(1)
+        assert answer.status is HostList.OK
+        assert {(host.preference, host.name, host.address) for host in answer.hosts} == {
+            (10, "mx.example.com", "192.0.2.1"), (10, "mx.example.com", "2001:db8::1")}
+        process.resolve(peer, MtaResolve(2, "null.example", True))
+        assert (await peer.wait(2))[1].esc == "5.1.10"
+        process.resolve(peer, MtaResolve(3, "mx2.example.com", False))
+        assert (await peer.wait(3))[2].text == "Host not found"
+
+    with_lka(server, work)
+
+
+def test_addresses_without_a_way_to_them_are_left_out_unless_all_are(server: FakeDns,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add("both.example", "A", "192.0.2.1")
+    server.add("both.example", "AAAA", "2001:db8::1")
+    server.add("six.example", "AAAA", "2001:db8::1")
+    monkeypatch.setattr(lka_module, "has_route", lambda address: ":" not in address)
+
+    async def work(process: Lka, _log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+        process.resolve(peer, MtaResolve(1, "both.example", True))
+        assert [host.address for host in (await peer.wait(1))[0].hosts] == ["192.0.2.1"]
+        process.resolve(peer, MtaResolve(2, "six.example", True))
+        assert [host.address for host in (await peer.wait(2))[1].hosts] == ["2001:db8::1"]
+
+    with_lka(server, work)
+
+
+def test_there_is_a_way_to_this_machine() -> None:
+    assert has_route("127.0.0.1")
+
+
+def test_look_ups_of_mta(server: FakeDns) -> None:
+    server.add("1.2.0.192.in-addr.arpa", "PTR", "mx.example.com.")
+
+    async def work(process: Lka, log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+
+        def ask(reqid: int, service: str, table: str, key: str) -> None:
+            process.lookup(peer, MtaLookup(reqid, service, table, key))
+
+        ask(1, "relayhost", "smart", "")
+        ask(2, "relayhost", "smart", "")
+        ask(3, "credentials", "secrets", "label")
+        ask(4, "credentials", "secrets", "other")
+        assert log.lines == []
+        ask(5, "source", "gone", "")
+        ask(6, "magic", "smart", "")
+        assert peer.answers == [
+            MtaLookedUp(1, Found.YES, "smtp://a.example"), MtaLookedUp(2, Found.YES, "smtp://b.example"),
+            MtaLookedUp(3, Found.YES, "user:secret"), MtaLookedUp(4, Found.NO, ""),
+            MtaLookedUp(5, Found.TEMPFAIL, ""), MtaLookedUp(6, Found.TEMPFAIL, "")]
+        assert log.lines == ["warn: lka: no such table: gone", "warn: lka: no such service: magic"]
+        ask(7, "ptr", "", "192.0.2.1")
+        ask(8, "ptr", "", "192.0.2.2")
+        ask(9, "ptr", "", "nonsense")
+        assert sorted((await peer.wait(9))[6:], key=lambda answer: answer.reqid) == [
+            MtaLookedUp(7, Found.YES, "mx.example.com"), MtaLookedUp(8, Found.NO, ""), MtaLookedUp(9, Found.NO, "")]
+
+    with_lka(server, work)
+
+
+def test_a_bug_in_a_look_up_is_logged_and_fails_that_one_for_now(server: FakeDns,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_arguments: object) -> mx.Resolved:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(mx, "resolve_domain", broken)
+
+    async def work(process: Lka, log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+        process.resolve(peer, MtaResolve(1, "example.com", True))
+        (answer,) = await peer.wait()
+        assert answer.status is HostList.TEMPFAIL
+        assert len(log.lines) == 1 and "ZeroDivisionError" in log.lines[0] and "\n" not in log.lines[0]
+
+    with_lka(server, work)
+
+
+def test_an_answer_the_receiver_would_refuse_becomes_a_failure_for_now(server: FakeDns,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(*_arguments: object) -> mx.Resolved:
+        return mx.Resolved(HostList.OK, [Host(0, "x" * 300, "192.0.2.1")])
+
+    monkeypatch.setattr(mx, "resolve_domain", endless)
+
+    async def work(process: Lka, log: Lines) -> None:
+        peer: Any = Asker(Proc.MTA)
+        process.resolve(peer, MtaResolve(1, "example.com", True))
+        assert (await peer.wait())[0].status is HostList.TEMPFAIL
+        assert log.lines[0].startswith("bug: lka: MtaResolved")
+
+    with_lka(server, work)
+
+
+_IN_A_PROCESS_OF_ITS_OWN = """
+import asyncio, random, sys, time
+from pysmtpd.lka import Lka
+from pysmtpd.lookup import mx, rdns, resolver
+from pysmtpd.lookup.hosts import HostsFile
+
+async def work(asking, names):
+    return [(await mx.resolve_domain(asking, name, random.shuffle)).status.name for name in names] + [
+        (await rdns.client_name(asking, "192.0.2.1")).fcrdns.name]
+
+resolver.preload()
+"".encode("idna")
+loop = asyncio.SelectorEventLoop()
+asyncio.set_event_loop(loop)
+before = set(sys.modules)
+servers = resolver.NameServers([sys.argv[1]], time.monotonic)
+asking = resolver.Resolver(servers, HostsFile(time.monotonic, "/nonexistent"))
+print(*loop.run_until_complete(work(asking, sys.argv[2:])))
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_nothing_is_imported_once_it_runs(server: FakeDns) -> None:
+    server.add("example.com", "MX", "10 mx.example.com.")
+    server.add("mx.example.com", "A", "192.0.2.1")
+    server.add("mx.example.com", "AAAA", "2001:db8::1")
+    server.add("1.2.0.192.in-addr.arpa", "PTR", "mx.example.com.")
+    server.fail("tcp.example", "MX", "TRUNCATED")
+    server.add("tcp.example", "MX", "10 mx.example.com.")
+    server.fail("bad.example", "MX", "SERVFAIL")
+    names = ("example.com", "tcp.example", "bad.example", "none.example", "b\u00fccher.example", "a..b")
+    ended = subprocess.run([sys.executable, "-I", "-c", _IN_A_PROCESS_OF_ITS_OWN, server.where, *names],
+                           capture_output=True, text=True, timeout=30, check=False)
+    assert ended.stderr == ""
+    answers, imported = ended.stdout.splitlines()
+    assert answers == "OK OK TEMPFAIL PERMFAIL PERMFAIL PERMFAIL PASS"
+    assert imported == ""
