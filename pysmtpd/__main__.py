@@ -21,7 +21,7 @@ class Arguments:
         self.state_dir = ""
         self.macros: dict[str, str] = {}
         self.paused: list[str] = []
-        self.traces = Trace(0)
+        self.traces = 0
         self.flags: set[str] = set()
         try:
             options, rest = getopt.getopt(argv, "dFhnvD:f:P:T:", ["state-dir="])
@@ -61,7 +61,7 @@ class Arguments:
 
     @property
     def verbose(self) -> int:
-        return int(self.traces | (Trace.DEBUG if "v" in self.flags else Trace(0)))
+        return self.traces | (Trace.DEBUG if "v" in self.flags else 0)
 
 
 def _usage(complaint: str) -> str:

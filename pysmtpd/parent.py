@@ -107,7 +107,7 @@ class Parent(Process):
         self._wire(names, conf)
         self._hand_over(listeners)
         for peer in self._children():
-            peer.send(SetupDone(int(self.traces), sorted(self.paused)))
+            peer.send(SetupDone(self.traces, sorted(self.paused)))
         for _, sock in listeners:
             sock.close()
         self._serve(conf)
@@ -139,7 +139,7 @@ class Parent(Process):
         uid, gid = ((self.who.smtpq_uid, self.who.smtpq_gid) if user is User.SMTPQ
                     else (self.who.smtpd_uid, self.who.smtpd_gid))
         birth = Birth(proc=proc.value, index=index, uid=uid, gid=gid, spool=self.paths.spool, socket=self.paths.socket,
-                      stderr=self.options.stderr, verbose=int(self.traces))
+                      stderr=self.options.stderr, verbose=self.traces)
         mine, theirs = pair()
         keep = (self._lock,) if proc is Proc.QUEUE else ()
         pid = spawn.spawn("pysmtpd.privsep.reexec", [msgspec.json.encode(birth).decode()], theirs, keep=keep)

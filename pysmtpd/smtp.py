@@ -41,6 +41,7 @@ from pysmtpd.session.effects import Ask, Body, Close, Count, Effect, Log, Send, 
 from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
 
 SESSION_TIMEOUT = 300.0
+CLOSE_TIMEOUT = 30.0               # for the last reply to leave
 ACCEPT_MAX = 32                    # connections accepted per event
 MSGIDS_LOW = 256                   # ask for another block below this
 SPARE_FDS = 16
@@ -92,12 +93,16 @@ class Client:
     # what the socket tells
 
     def io_data(self, data: bytes) -> None:
+        # A client that speaks out of turn is read once more, then not until the answer came: watching the socket less
+        # for each question would cost more than the question.
+        early = not self.session.reading
         self.run(self.session.receive(data, self.process.now()))
-        self._pace()
+        if early or self._shut():
+            self.io.pause()
 
     def io_eof(self) -> None:
+        # It may have said all it wants and still listen: the session closes when it is through.
         self.run(self.session.eof(self.process.now()))
-        self.end()
 
     def io_error(self, text: str) -> None:
         self.run(self.session.error(text, self.process.now()))
@@ -108,13 +113,15 @@ class Client:
 
     def io_tls(self, info: TlsInfo) -> None:
         self.process.stats.add("smtp.tls")
-        self.run(self.session.tls_ready(info.text, self.process.now()))
+        self.run(self.session.tls_ready(info.text, self.process.now(), info.fingerprint, info.verified))
         if not self.started:
             self._start()
 
     def io_timeout(self) -> None:
-        self.run(self.session.timeout(self.process.now()))
-        self.end()
+        if self.session.closed:
+            self.io.abort()        # it never took the last reply
+        else:
+            self.run(self.session.timeout(self.process.now()))
 
     def io_connected(self) -> None:
         raise AssertionError("an accepted socket is connected")
@@ -150,6 +157,7 @@ class Client:
             assert self.door.context is not None
             self.io.start_tls(self.door.context, server=True)
         elif isinstance(effect, Close):
+            self.io.set_timeout(CLOSE_TIMEOUT)
             self.io.close()
             self.process.forget(self)
         else:
@@ -161,9 +169,9 @@ class Client:
             self.run(self.session.wake(self.process.now()))
             self._pace()
 
-    def answer(self, message: object) -> None:
+    def answer(self, message: Message) -> None:
         """A process answered."""
-        self.run(self.session.answer(message, self.process.now()))  # type: ignore[arg-type]
+        self.run(self.session.answer(message, self.process.now()))
         self._pace()
 
     def end(self) -> None:
@@ -182,14 +190,16 @@ class Client:
         self._pace()
 
     def _pace(self) -> None:
-        """Read on, or not: an idle session reads, one that waits for others does not."""
-        if self.io.closed:
-            return
-        shut = self.credit <= 0 or self.process.queue.backlog > QUEUE_BACKLOG_MAX or self.io.backlog > BODY_WINDOW
-        if shut or not self.session.reading:
+        """Read on, unless there is a reason not to."""
+        if self._shut():
             self.io.pause()
         else:
             self.io.resume()
+
+    def _shut(self) -> bool:
+        """Whether more from this client would only pile up."""
+        return (self.credit <= 0 or self.process.queue.backlog > QUEUE_BACKLOG_MAX
+                or self.io.backlog > BODY_WINDOW)
 
 
 class Smtp(Process):
@@ -279,11 +289,11 @@ class Smtp(Process):
             pass
         client.close()
 
-    def _open(self, sock: socket.socket, door: Door, address: str, key: str, username: str = "") -> None:
+    def _open(self, sock: socket.socket, door: Door, address: str, key: str) -> None:
         self._counter = (self._counter + 1) & 0xFFFFFFFF
         sid = self._counter << 32 | self.random.getrandbits(32) | 1
         session = SmtpSession(door.listener, door.settings, sid, address, self._next_msgid,
-                              random=self.random.getrandbits, username=username)
+                              random=self.random.getrandbits)
         client = Client(self, sock, door, session, sid)
         self.clients[sid] = client
         self.stats.add("smtp.session")
@@ -341,7 +351,7 @@ class Smtp(Process):
             peer.send(CtlDone(message.reqid, False, "server disallowed submission request"))
             return
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._open(mine, self._socket_door, "local", "smtp.session.local", username=f"{message.uid}")
+        self._open(mine, self._socket_door, "local", "smtp.session.local")
         peer.send(CtlSubmitReady(message.reqid), theirs.detach())
 
     @handles(CtlPause)

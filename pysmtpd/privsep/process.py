@@ -110,7 +110,7 @@ class Process:
         self.paths = Paths(birth.spool, birth.socket)
         self.stats = Stats()
         self.random = random.SystemRandom()
-        self.traces = Trace(birth.verbose)
+        self.traces = birth.verbose  # Trace bits
         self.config: Config = Config(hostname="")
         self.paused: set[str] = set()
         self.zone = Zone(0, "UTC")
@@ -156,7 +156,7 @@ class Process:
     def trace(self, bit: Trace, text: str) -> None:
         """A debug line, when this subject is traced."""
         if self.traces & bit:
-            self._log.write(f"{(bit.name or '').lower()}: {text}", Level.DEBUG)
+            self._log.write(f"{bit.name.lower()}: {text}", Level.DEBUG)
 
     def bug(self, what: str) -> None:
         """Log the exception being handled: one session fails, the process goes on."""
@@ -210,7 +210,7 @@ class Process:
             self._leaving = True
             self.drain()
         elif isinstance(message, CtlTrace):
-            self.traces = (self.traces | Trace(message.on)) & ~Trace(message.off)
+            self.traces = (self.traces | message.on) & ~message.off
             self._log.verbose = bool(self.traces)
             peer.send(CtlDone(message.reqid, True, ""))
         elif isinstance(message, CtlStats):
@@ -234,6 +234,7 @@ class Process:
 
     def run(self) -> NoReturn:
         """All of a process's life after exec, to its exit."""
+        os.umask(0o077)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         title = f"pysmtpd: {self.ME.value}" + (f" {self.index}" if self.index else "")
@@ -272,7 +273,7 @@ class Process:
     def _setup_message(self, parent: Peer, frame: Frame) -> bool:
         message = frame.message
         if isinstance(message, SetupDone):
-            self.traces = Trace(message.verbose)
+            self.traces = message.verbose
             self.paused = set(message.paused)
             return True
         parent.fd = parent.take_fd() if frame.spec.fd else None

@@ -1,0 +1,162 @@
+"""What smtpd.conf is read from on a real machine."""
+
+import ctypes
+import glob
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+
+from pysmtpd.base.paths import MAILNAME_FILES
+from pysmtpd.conf.source import FILE_MAX, Stat
+
+HOSTS_FILE = "/etc/hosts"
+
+
+class SystemSource:
+    """A conf.source.Source of this machine.
+
+    network: whether a name that is not in /etc/hosts may be asked of the resolver; a mere check must not."""
+
+    def __init__(self, *, network: bool = False, hosts: str = HOSTS_FILE) -> None:
+        self._network = network
+        self._hosts = hosts
+
+    def read(self, path: str, limit: int = FILE_MAX) -> bytes:
+        with open(path, "rb") as file:
+            return file.read(limit)
+
+    def stat(self, path: str) -> Stat:
+        found = os.stat(path)
+        return Stat(found.st_uid, stat.S_IMODE(found.st_mode), stat.S_ISREG(found.st_mode))
+
+    def glob(self, pattern: str) -> list[str]:
+        return sorted(glob.glob(pattern))
+
+    def interfaces(self) -> dict[str, list[str]]:
+        return self._interfaces
+
+    @cached_property
+    def _interfaces(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, address in getifaddrs():
+            found.setdefault(name, []).append(address)
+        return found
+
+    def hostname(self) -> str:
+        """The first line of mailname, else the system's name with its domain."""
+        for path in MAILNAME_FILES:
+            try:
+                first = self.read(path, 4096).split(b"\n")[0]
+            except OSError:
+                continue
+            return first.decode("ascii", "replace").strip()
+        name = socket.gethostname()
+        return name if "." in name else self._canonical(name)
+
+    def _canonical(self, name: str) -> str:
+        """A name with its domain, if that can be told."""
+        for _, names in self._hosts_lines():
+            if name.lower() in (one.lower() for one in names):
+                full = next((one for one in names if "." in one), "")
+                if full:
+                    return full
+        if not self._network:
+            return name
+        try:
+            found = socket.getaddrinfo(name, None, flags=socket.AI_CANONNAME)
+        except OSError:
+            return name
+        return found[0][3] or name
+
+    def resolve(self, name: str) -> list[str] | None:
+        found = [address for address, names in self._hosts_lines() if name.lower() in (one.lower() for one in names)]
+        if found:
+            return found
+        if not self._network:
+            return None
+        try:
+            answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        except (OSError, UnicodeError):
+            return []
+        return [str(answer[4][0]) for answer in answers]
+
+    def _hosts_lines(self) -> Iterator[tuple[str, list[str]]]:
+        try:
+            text = self.read(self._hosts).decode("utf-8", "replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            if names:
+                yield address, names
+
+    def service(self, name: str) -> int | None:
+        try:
+            return socket.getservbyname(name, "tcp")
+        except (OSError, UnicodeError, ValueError):
+            return {"smtp": 25, "smtps": 465, "submission": 587, "submissions": 465}.get(name)
+
+    def user_id(self) -> int:
+        return os.geteuid()
+
+
+class _SockAddr(ctypes.Structure):
+    """The beginning of every struct sockaddr."""
+
+    if sys.platform == "linux":
+        _fields_ = [("family", ctypes.c_ushort)]
+    else:
+        _fields_ = [("length", ctypes.c_ubyte), ("family", ctypes.c_ubyte)]
+
+
+class _IfAddrs(ctypes.Structure):
+    """struct ifaddrs of getifaddrs(3), as far as it is looked at."""
+
+
+_IfAddrs._fields_ = [
+    ("next", ctypes.POINTER(_IfAddrs)),
+    ("name", ctypes.c_char_p),
+    ("flags", ctypes.c_uint),
+    ("address", ctypes.POINTER(_SockAddr)),
+    ("netmask", ctypes.c_void_p),
+    ("destination", ctypes.c_void_p),
+    ("data", ctypes.c_void_p),
+]
+
+
+def getifaddrs() -> list[tuple[str, str]]:
+    """Interface and address, for each address of this machine.  Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    first = ctypes.POINTER(_IfAddrs)()
+    if libc.getifaddrs(ctypes.byref(first)) != 0:
+        raise OSError(ctypes.get_errno(), "getifaddrs")
+    try:
+        return list(_walk(first))
+    finally:
+        libc.freeifaddrs(first)
+
+
+def _walk(entry: "ctypes._Pointer[_IfAddrs]") -> Iterator[tuple[str, str]]:
+    while entry:
+        name = entry.contents.name.decode("ascii", "replace")
+        address = entry.contents.address
+        if address:
+            text = _text(address, name)
+            if text:
+                yield name, text
+        entry = entry.contents.next
+
+
+def _text(address: "ctypes._Pointer[_SockAddr]", interface: str) -> str:
+    """An address of the Internet as text: in struct sockaddr_in after the port, in sockaddr_in6 after port and flow."""
+    family = address.contents.family
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, ctypes.string_at(ctypes.addressof(address.contents) + 4, 4))
+    if family == socket.AF_INET6:
+        raw = ctypes.string_at(ctypes.addressof(address.contents) + 8, 16)
+        scope = f"%{interface}" if raw[0] == 0xFE and raw[1] & 0xC0 == 0x80 else ""
+        return socket.inet_ntop(socket.AF_INET6, raw) + scope
+    return ""
