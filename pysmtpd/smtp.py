@@ -29,6 +29,7 @@ from pysmtpd.messages import (
     SetupListener,
     SmtpBody,
     SmtpMessageCommitted,
+    SmtpMessageRollback,
     SmtpMsgids,
     SmtpMsgidsAsk,
 )
@@ -171,6 +172,8 @@ class Client:
 
     def answer(self, message: Message) -> None:
         """A process answered."""
+        if isinstance(message, SmtpMessageCommitted):
+            self.credit = BODY_WINDOW  # the window is one body's
         self.run(self.session.answer(message, self.process.now()))
         self._pace()
 
@@ -186,7 +189,7 @@ class Client:
 
     def credited(self, size: int) -> None:
         """The queue consumed so much."""
-        self.credit += size
+        self.credit = min(self.credit + size, BODY_WINDOW)
         self._pace()
 
     def _pace(self) -> None:
@@ -312,6 +315,8 @@ class Smtp(Process):
     def ask(self, client: Client, effect: Ask) -> None:
         """Carry a session's question to whom its route names."""
         message = effect.message
+        if isinstance(message, SmtpMessageRollback):
+            client.credit = BODY_WINDOW
         self.peer(_ASKED[type(message)]).send(message)
 
     @handles(NameLookedUp, RcptExpanded, SmtpMessageCommitted)
