@@ -505,6 +505,13 @@ class MdaWorkerExited(Message):
     cause: Text
 
 
+@declare(0xC4, MDA >> PARENT)
+class MdaWorkerStop(Message):
+    """This worker was let go of and must end: it may be one that does not want to."""
+
+    reqid: U64
+
+
 @declare(0xC8, MDA >> WORKER)
 class WorkerDeliver(Message):
     """One delivery; the body follows in WorkerBody."""

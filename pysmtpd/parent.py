@@ -33,6 +33,7 @@ from pysmtpd.messages import (
     MdaWorkerRefused,
     MdaWorkerStart,
     MdaWorkerStarted,
+    MdaWorkerStop,
     SetupControlSocket,
     SetupDone,
     SetupFile,
@@ -330,7 +331,7 @@ class Parent(Process):
         action = self.config.actions.get(ask.action)
         if action is None or action.is_relay:
             raise Refused(True, "no such action")
-        if ask.kind is not _kind_of(action) or (action.user and action.user != ask.user):
+        if (ask.kind is WorkerKind.MBOX and not _is_plain_mbox(action)) or (action.user and action.user != ask.user):
             raise Refused(True, "not what the action says")
         running = [worker for worker in self._workers.values() if worker.user == ask.user]
         limits = self.config.limits
@@ -358,6 +359,12 @@ class Parent(Process):
         theirs.close()
         return pid, mine, entry.pw_dir
 
+    @handles(MdaWorkerStop)
+    def worker_stop(self, _peer: Peer, ask: MdaWorkerStop) -> None:
+        for pid, worker in self._workers.items():
+            if worker.reqid == ask.reqid:
+                _kill(pid, signal.SIGKILL)
+
     def _worker_gone(self, pid: int, status: int) -> None:
         worker = self._workers.pop(pid)
         if not self.peer(Proc.MDA).closed:
@@ -372,8 +379,8 @@ class Refused(Exception):
         self.temporary = temporary
 
 
-def _kind_of(action: Action) -> WorkerKind:
-    return WorkerKind.MBOX if action.method is Method.MBOX and not action.wrapper else WorkerKind.USER
+def _is_plain_mbox(action: Action) -> bool:
+    return action.method is Method.MBOX and not action.wrapper
 
 
 def _receive_view(conf: Peer) -> Config:
@@ -424,6 +431,7 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
     where = startup.find_paths(state_dir, environ)
     startup.prepare_spool(where, who)
     ready = None if options.foreground else _detach()
+    spawn.keep_to_ourselves()
     lock = startup.take_lock(where)
     birth = Birth(proc=Proc.PARENT.value, uid=os.geteuid(), gid=os.getegid(), spool=where.spool, socket=where.socket,
                   stderr=options.stderr, verbose=options.verbose)

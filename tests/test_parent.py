@@ -11,7 +11,14 @@ from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
 from pysmtpd.conf.config import Action, Config, Limits, Method
 from pysmtpd.imsg import Message
-from pysmtpd.messages import MdaWorkerExited, MdaWorkerRefused, MdaWorkerStart, MdaWorkerStarted, WorkerKind
+from pysmtpd.messages import (
+    MdaWorkerExited,
+    MdaWorkerRefused,
+    MdaWorkerStart,
+    MdaWorkerStarted,
+    MdaWorkerStop,
+    WorkerKind,
+)
 from pysmtpd.parent import Options, Parent, Worker
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.process import Birth
@@ -88,7 +95,6 @@ def test_a_user_of_a_local_action(root: Fixture) -> None:
 @pytest.mark.parametrize(("action", "user", "kind", "temporary", "text"), [
     ("nothing", "alice", WorkerKind.USER, True, "no such action"),
     ("out", "alice", WorkerKind.USER, True, "no such action"),
-    ("mbox", "alice", WorkerKind.USER, True, "not what the action says"),
     ("maildir", "alice", WorkerKind.MBOX, True, "not what the action says"),
     ("wrapped", "root", WorkerKind.MBOX, True, "not what the action says"),
     ("fixed", "alice", WorkerKind.USER, True, "not what the action says"),
@@ -101,6 +107,21 @@ def test_what_the_configuration_cannot_ask_for(
 ) -> None:
     assert root.ask(action, user, kind) == MdaWorkerRefused(1, temporary, text)
     assert root.started == []
+
+
+def test_what_an_alias_leads_to_is_a_users_even_where_the_action_is_mbox(root: Fixture) -> None:
+    assert isinstance(root.ask("mbox", "alice", WorkerKind.USER), MdaWorkerStarted)
+    refused = MdaWorkerRefused(1, False, "MDA not allowed to deliver to: root")
+    assert root.ask("mbox", "root", WorkerKind.USER) == refused
+
+
+def test_a_worker_that_does_not_leave_is_killed(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
+    root.parent._workers[42] = Worker(reqid=7, user="alice")
+    root.parent.worker_stop(root.mda, MdaWorkerStop(8))  # type: ignore[arg-type]
+    root.parent.worker_stop(root.mda, MdaWorkerStop(7))  # type: ignore[arg-type]
+    assert killed == [(42, 9)]
 
 
 def test_numbers_are_bounded(root: Fixture) -> None:

@@ -1,0 +1,1 @@
+"""Local delivery: for mda, and for the workers that become the recipient."""

@@ -4,6 +4,7 @@ Only what the dynamic loader and the C library need survives: an administrator w
 another allocator or time zone means all of it.  Commands that deliver mail get an environment of their own.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,14 @@ KEPT = ("LD_PRELOAD", "LD_LIBRARY_PATH", "TZ")
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a process of ours gets of the parent's environment."""
     return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **{name: environ[name] for name in KEPT if name in environ}}
+
+
+def keep_to_ourselves() -> None:
+    """Whatever descriptors the one who started us left open go no further than this process."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
 
 
 def spawn(module: str, arguments: list[str], sock: socket.socket, *, keep: tuple[int, ...] = ()) -> int:

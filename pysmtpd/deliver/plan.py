@@ -1,0 +1,121 @@
+"""What one delivery comes down to: who has to do it, and what that worker is told.
+
+Pure: envelope and configuration go in, a WorkerDeliver comes out, or the verdict that there can be none.
+"""
+
+from typing import NamedTuple
+
+from pysmtpd.base.envelope import Envelope
+from pysmtpd.conf.config import Action, Method
+from pysmtpd.deliver import variables
+from pysmtpd.deliver.command import INNER_COMMAND
+from pysmtpd.deliver.variables import COMMAND, PATH, ExpandError, Values
+from pysmtpd.deliver.verdict import permfail, tempfail
+from pysmtpd.messages import WorkerDeliver, WorkerKind
+
+TIMEOUT = 300                      # seconds for a delivery
+DEFAULT_PATH = "/usr/bin:/bin"
+
+
+class Identity(NamedTuple):
+    """Which workers can do it."""
+
+    user: str
+    kind: WorkerKind
+
+
+def identity(envelope: Envelope, action: Action) -> Identity:
+    """As whom.  mbox has a worker of its own kind, because it needs the mail directory's group, and may be root's."""
+    plain = action.method is Method.MBOX and not action.wrapper and not envelope.command
+    return Identity(action.user or envelope.user, WorkerKind.MBOX if plain else WorkerKind.USER)
+
+
+def extension(envelope: Envelope, delimiter: str) -> str:
+    """The sub-address: what follows the delimiter in the local part."""
+    return envelope.dest.user.partition(delimiter)[2] if delimiter else ""
+
+
+def environment(envelope: Envelope, home: str, delimiter: str) -> list[tuple[str, str]]:
+    """All that a command sees."""
+    found = [
+        ("PATH", DEFAULT_PATH), ("DOMAIN", envelope.rcpt.domain), ("HOME", home),
+        ("ORIGINAL_RECIPIENT", str(envelope.rcpt)), ("RECIPIENT", str(envelope.dest)), ("SHELL", "/bin/sh"),
+        ("LOCAL", envelope.rcpt.user), ("LOGNAME", envelope.user), ("USER", envelope.user),
+        ("SENDER", str(envelope.sender)),
+    ]
+    tag = extension(envelope, delimiter)
+    return [*found, ("EXTENSION", tag)] if tag else found
+
+
+class Plan:
+    """Makes a WorkerDeliver.  ``home`` is that of the user the worker is."""
+
+    def __init__(self, envelope: Envelope, action: Action, wrappers: dict[str, str], home: str, delimiter: str) -> None:
+        self._envelope = envelope
+        self._action = action
+        self._home = home
+        self._delimiter = delimiter
+        self._wrapper = wrappers.get(action.wrapper, "") if action.wrapper else ""
+        own = not action.user or action.user == envelope.user
+        self._values = Values(envelope.sender, envelope.rcpt, envelope.dest, envelope.user, home if own else None,
+                              delimiter)
+
+    def message(self, jobid: int, size: int, *, has_8bit: bool) -> WorkerDeliver:
+        """Raises Failed."""
+        if self._action.wrapper and not self._wrapper:
+            raise tempfail("4.3.5", f"there is no wrapper {self._action.wrapper}")
+        try:
+            method, argument, wrapper = self._method()
+        except ExpandError as error:
+            text = f"mda command line could not be expanded: {error}"
+            # What only the administrator can mend waits for him; what depends on the address never gets better.
+            raise (tempfail("4.3.5", text) if error.config else permfail("5.3.0", text)) from None
+        envelope, action = self._envelope, self._action
+        return WorkerDeliver(
+            jobid=jobid, method=method, argument=argument, wrapper=wrapper,
+            mbox_from=variables.mbox_from(envelope.sender), lmtp_from=str(envelope.sender),
+            lmtp_rcpt=str(envelope.dest) if action.lmtp_rcpt_to else envelope.user,
+            size=size, has_8bit=has_8bit, junk=action.junk, extension=extension(envelope, self._delimiter),
+            environment=environment(envelope, self._home, self._delimiter), timeout=TIMEOUT,
+        )
+
+    def _method(self) -> tuple[str, str, str]:
+        """Method, argument and wrapper."""
+        command, action = self._envelope.command, self._action
+        if command.startswith("|"):
+            return self._command(command[1:])
+        if command:
+            return "file", variables.expand(command, self._values, PATH), self._around()
+        match action.method:
+            case Method.MDA:
+                return self._command(action.argument)
+            case Method.MAILDIR | Method.LMTP:
+                return action.method.value, variables.expand(action.argument, self._values, PATH), self._around()
+            case Method.MBOX:
+                return "mbox", "", self._around()
+        raise permfail("5.3.5", f"action {action.name} does not deliver")
+
+    def _command(self, template: str) -> tuple[str, str, str]:
+        command = variables.expand(template, self._values, COMMAND)
+        if self._wrapper:
+            command = variables.expand(self._wrapper, self._values._replace(mda=command), COMMAND)
+        return "mda", command, ""
+
+    def _around(self) -> str:
+        """The wrapper around a method that is no command itself."""
+        return variables.expand(self._wrapper, self._values._replace(mda=INNER_COMMAND), COMMAND)
+
+
+def check(action: Action, wrappers: dict[str, str]) -> str:
+    """What is wrong with an action whatever the envelope, or an empty string."""
+    null = variables.SAMPLE._replace(directory=None if action.user else "/")
+    try:
+        if action.method in (Method.MAILDIR, Method.LMTP):
+            variables.expand(action.argument, null, PATH)
+        if action.method is Method.MDA:
+            variables.expand(action.argument, null, COMMAND)
+        if action.wrapper:
+            variables.expand(wrappers.get(action.wrapper, ""), null._replace(mda=":"), COMMAND)
+    except ExpandError as error:
+        return str(error) if error.config else ""
+    return ""
