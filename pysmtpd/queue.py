@@ -1,0 +1,543 @@
+"""queue: the only process that touches the spool.
+
+smtp hands messages in, and is told "committed" when they are on stable storage; the scheduler says when an envelope
+is due; mta and mda say how it went; lka says where a bounce goes; control asks and commands.  Everything durable
+happens in spool/; this file translates.  See docs/spool.md.
+"""
+
+import sqlite3
+import zlib
+from asyncio import TimerHandle
+from collections.abc import Iterable
+
+from pysmtpd.base import logline
+from pysmtpd.base.envelope import Agent, BounceKind, Envelope
+from pysmtpd.base.logline import Level
+from pysmtpd.base.procs import Proc
+from pysmtpd.base.struct import replace
+from pysmtpd.base.trace import Trace
+from pysmtpd.imsg import ImsgError
+from pysmtpd.messages import (
+    BODY_WINDOW,
+    BodyClose,
+    BodyCredit,
+    BodyOpen,
+    CtlEnvelopes,
+    CtlShowEnvelope,
+    CtlShowMessage,
+    CtlShowQueue,
+    Delivered,
+    DeliveryHold,
+    DeliveryRelease,
+    ExpandRcpt,
+    Outcome,
+    QueueBody,
+    QueueDeliver,
+    QueueDone,
+    QueueEnvelopes,
+    QueueHold,
+    QueueRelease,
+    QueueTempfail,
+    RcptExpanded,
+    Result,
+    SchedDispatch,
+    SchedExpire,
+    SchedFetch,
+    SchedFetched,
+    SchedRetry,
+    SmtpBody,
+    SmtpEnvelopes,
+    SmtpMessageCommit,
+    SmtpMessageCommitted,
+    SmtpMessageRollback,
+    SmtpMsgids,
+    SmtpMsgidsAsk,
+)
+from pysmtpd.privsep.mproc import Peer
+from pysmtpd.privsep.process import Process, handles
+from pysmtpd.spool import outcome
+from pysmtpd.spool.backend import HAS_8BIT, Backend, Change, Message, SpoolError, Stored
+from pysmtpd.spool.bodies import Bodies
+from pysmtpd.spool.bounces import Bounces
+from pysmtpd.spool.commands import Commands
+from pysmtpd.spool.flights import Flights
+from pysmtpd.spool.incoming import Inbox, Incoming, Key
+from pysmtpd.spool.memory import Memory
+from pysmtpd.spool.msgids import Ids, MsgIds
+from pysmtpd.spool.outgoing import Outbox
+from pysmtpd.spool.reader import Reader
+from pysmtpd.spool.sqlite import SqliteSpool
+from pysmtpd.spool.writer import Thread, Writer
+
+BOUNCER = "bounce"                 # the agent of bounces
+SCHEDULES_MAX = 256                # in one frame
+EVPIDS_MAX = 1024
+DRAIN_TIMEOUT = 20.0
+READ_AGAIN = 10.0                  # seconds until what could not be read is tried again
+REMOVED = 0                        # QueueDone.result of what ended without a delivery
+
+
+class Queue(Process):
+    """The process."""
+
+    ME = Proc.QUEUE
+
+    def preload(self) -> None:
+        sqlite3.connect(":memory:").execute("SELECT 1").connection.close()
+        zlib.crc32(b"")
+
+    def start(self) -> None:
+        spool = self.open_spool()
+        self.backend: Backend = spool
+        self.bodies: Bodies = spool.bodies
+        for line in spool.warnings:
+            self.log(line, Level.INFO if line.startswith("info") else Level.ERR)
+        self.writer = Writer(spool, self.loop, self._warn)
+        self.writer.on_group = self._tell_scheduler
+        self.msgids = MsgIds(spool.next_msgid(), spool.used_msgid)
+        self._own_ids = self.msgids.owner()
+        self._own_block = (0, 0)
+        self._ids: dict[Peer, Ids] = {}
+        self.inbox = Inbox(spool.bodies, Thread(self.loop), self._credit)
+        self.outbox = Outbox(self._send_body, BODY_WINDOW)
+        self.memory = Memory()
+        self.reader = Reader(spool, spool.bodies, self.memory, self._warn)
+        self.flights = Flights()
+        self.bounces = Bounces(self, self.loop, self.config.hostname)
+        self.commands = Commands(self)
+        self._news: list[Stored] = []
+        self._done: dict[int, list[int]] = {}
+        self._drain_timer: TimerHandle | None = None
+
+    def open_spool(self) -> SqliteSpool:
+        """Opened in the jail: opened before, its files would stay root's."""
+        try:
+            return SqliteSpool(self.paths.queue, self.random.randint(1, 1 << 31))
+        except SpoolError as error:
+            self.fatal(str(error))
+
+    def _warn(self, line: str) -> None:
+        self.log(line, Level.ERR)
+
+    # smtp: messages come in
+
+    @handles(SmtpMsgidsAsk)
+    def msgids_ask(self, peer: Peer, _ask: SmtpMsgidsAsk) -> None:
+        ids = self._ids.get(peer)
+        if ids is None:
+            ids = self._ids[peer] = self.msgids.owner()
+        peer.send(SmtpMsgids(*self._block(ids)))
+
+    def _block(self, ids: Ids) -> tuple[int, int]:
+        block = self.msgids.block(ids)
+        self.writer.later(Change(next_msgid=self.msgids.mark), lambda _ok: None)
+        return block
+
+    @handles(SmtpEnvelopes)
+    def envelopes(self, peer: Peer, message: SmtpEnvelopes) -> None:
+        self.inbox.add_envelopes((peer, message.reqid), message.envelopes)
+
+    @handles(SmtpBody)
+    def body(self, peer: Peer, message: SmtpBody) -> None:
+        self.inbox.add_body((peer, message.reqid), message.chunk)
+
+    @handles(SmtpMessageRollback)
+    def message_rollback(self, peer: Peer, message: SmtpMessageRollback) -> None:
+        self.inbox.rollback((peer, message.reqid))
+
+    @handles(SmtpMessageCommit)
+    def message_commit(self, peer: Peer, ask: SmtpMessageCommit) -> None:
+        def arrived(incoming: Incoming | None, reason: str) -> None:
+            if incoming is None:
+                self._refuse(peer, ask, reason)
+            else:
+                self._store(peer, ask, incoming)
+
+        key = peer, ask.reqid
+        ids = self._ids.get(peer)
+        if ids is None or not ids.take(ask.msgid):
+            self.inbox.rollback(key)
+            self._refuse(peer, ask, "not an id of this process")
+            return
+        self.inbox.commit(key, ask.msgid, ask.envelope_count, ask.size, arrived)
+
+    def _refuse(self, peer: Peer, ask: SmtpMessageCommit, reason: str) -> None:
+        self.log(f"warn: queue: message {ask.msgid:08x} refused: {reason}", Level.ERR)
+        peer.send(SmtpMessageCommitted(ask.reqid, False))
+
+    def _store(self, peer: Peer, ask: SmtpMessageCommit, incoming: Incoming) -> None:
+        now, msgid, file = self.now(), ask.msgid, incoming.file is not None
+        message = Message(msgid, ask.size, HAS_8BIT if incoming.eight_bit else 0, now, file)
+        body = b"" if file else incoming.body
+        first = msgid << 32 | 1
+        insert = [
+            Stored(e if e.evpid == first + n else replace(e, evpid=first + n), now, False)
+            for n, e in enumerate(incoming.envelopes)
+        ]
+
+        def done(ok: bool) -> None:
+            peer.send(SmtpMessageCommitted(ask.reqid, ok))
+            if ok:
+                self._stored(message, body, insert)
+            elif file:
+                self.bodies.remove(msgid)
+
+        self.writer.submit(Change(message, body, insert), done)
+
+    def _stored(self, message: Message, body: bytes, insert: list[Stored]) -> None:
+        self.stats.add("queue.commit.message")
+        memory = self.memory
+        memory.add_message(message, len(insert))
+        if not message.file:
+            memory.add_body(message.msgid, body)
+        for stored in insert:
+            memory.add_envelope(stored)
+        self._news += insert
+
+    def _credit(self, key: Key, size: int) -> None:
+        peer, reqid = key
+        peer.send(BodyCredit(reqid, size))
+
+    # the scheduler: what is due
+
+    def _tell_scheduler(self) -> None:
+        """What the last group changed.  First what ended: an envelope may come back as a bounce."""
+        scheduler = self.peer(Proc.SCHEDULER)
+        self.stats.set("queue.commit", self.writer.commits)
+        done, self._done = self._done, {}
+        for result, evpids in done.items():
+            for at in range(0, len(evpids), EVPIDS_MAX):
+                scheduler.send(QueueDone(evpids[at : at + EVPIDS_MAX], result))
+        news, self._news = self._news, []
+        for at in range(0, len(news), SCHEDULES_MAX):
+            scheduler.send(QueueEnvelopes([stored.schedule for stored in news[at : at + SCHEDULES_MAX]]))
+
+    def ended(self, evpid: int, result: int) -> None:
+        """An envelope was deleted; the scheduler hears of it with the rest of the group."""
+        self.memory.envelope_deleted(evpid >> 32)
+        self._done.setdefault(result, []).append(evpid)
+
+    def _ended_now(self, evpids: Iterable[int], result: int = REMOVED) -> None:
+        """These were not to be found."""
+        self._done.setdefault(result, []).extend(evpids)
+        self._tell_scheduler()
+
+    def changed(self, stored: Stored) -> None:
+        """An envelope is new or changed, and that is durable."""
+        self._news.append(stored)
+
+    @handles(SchedFetch)
+    def fetch(self, peer: Peer, ask: SchedFetch) -> None:
+        limit = min(ask.limit, SCHEDULES_MAX)
+        try:
+            found = self.backend.due(ask.agent, ask.after_due, ask.after_evpid, ask.until, limit)
+        except SpoolError as error:
+            # No answer: an empty one would say that there is nothing.  The scheduler will ask again.
+            self.reader.failed(error)
+            return
+        peer.send(SchedFetched(ask.reqid, found, len(found) == limit > 0))
+
+    @handles(SchedDispatch)
+    def dispatch(self, peer: Peer, message: SchedDispatch) -> None:
+        unknown: list[int] = []
+        for evpid in message.evpids:
+            stored = self.memory.take_envelope(evpid)
+            if evpid in self.flights:
+                self.trace(Trace.QUEUE, f"{evpid:016x} is in flight already")
+            elif stored is None or self.memory.message(evpid >> 32) is None:
+                unknown.append(evpid)
+            else:
+                self._deliver(stored)
+        if unknown:
+            self._dispatch_unknown(peer, unknown)
+
+    def _dispatch_unknown(self, peer: Peer, unknown: list[int]) -> None:
+        try:
+            found = self.reader.load(unknown)
+            for msgid in {stored.envelope.evpid >> 32 for stored in found}:
+                self.reader.message(msgid)
+        except SpoolError as error:
+            self.reader.failed(error)
+            self.loop.call_later(READ_AGAIN, self.dispatch, peer, SchedDispatch(unknown))
+            return
+        for stored in found:
+            self._deliver(stored)
+        self._ended_now(set(unknown) - {stored.envelope.evpid for stored in found})
+
+    @handles(SchedExpire)
+    def expire(self, peer: Peer, message: SchedExpire) -> None:
+        try:
+            found = self.reader.load([evpid for evpid in message.evpids if evpid not in self.flights])
+        except SpoolError as error:
+            self.reader.failed(error)
+            self.loop.call_later(READ_AGAIN, self.expire, peer, message)
+            return
+        for stored in found:
+            envelope = stored.envelope
+            self.memory.take_envelope(envelope.evpid)
+            self.log_admin(logline.QUEUE_EXPIRED, envelope)
+            esc, text = outcome.EXPIRED
+            if envelope.errorline:
+                text = f"{text}; last error: {envelope.errorline}"
+            self._failed(envelope, esc, text, REMOVED)
+        gone = set(message.evpids) - {stored.envelope.evpid for stored in found}
+        self._ended_now(evpid for evpid in gone if evpid not in self.flights)
+
+    def log_admin(self, line: str, envelope: Envelope) -> None:
+        """A removal or an expiry, in OpenSMTPD's words."""
+        self.log(line.format(
+            agent="delivery" if envelope.agent is Agent.MDA else "relay", evpid=envelope.evpid,
+            sender=envelope.sender, dest=envelope.dest, rcpt=envelope.rcpt,
+            delay=logline.duration(max(0, self.now() - envelope.ctime)),
+        ))
+
+    @handles(SchedRetry)
+    def retry(self, peer: Peer, ask: SchedRetry) -> None:
+        flight = self.flights.end(ask.evpid)
+        if flight is not None:
+            self._retry(flight.stored, flight.esc, flight.text, ask)
+            return
+        try:
+            found = self.reader.load([ask.evpid])
+        except SpoolError as error:
+            self.reader.failed(error)
+            self.loop.call_later(READ_AGAIN, self.retry, peer, ask)
+            return
+        if found:
+            self._retry(found[0], "", "", ask)
+        else:
+            self._ended_now([ask.evpid])
+
+    def _retry(self, stored: Stored, esc: str, text: str, ask: SchedRetry) -> None:
+        self.memory.take_envelope(ask.evpid)
+        new, change = outcome.retried(stored, esc, text, self.now(), ask.retry, ask.due, ask.delay)
+
+        def done(ok: bool) -> None:
+            if change.gone or not ok:
+                self._done.setdefault(REMOVED, []).append(ask.evpid)
+                return
+            self.changed(new)
+            for notice in change.numbered:
+                self.stats.add("queue.bounce")
+                self.memory.envelope_added(notice.envelope.evpid >> 32)
+                self.changed(notice)
+
+        self.writer.later(change, done)
+
+    # mta and mda: messages go out
+
+    def _deliver(self, stored: Stored) -> None:
+        envelope = stored.envelope
+        msgid = envelope.evpid >> 32
+        message = self.reader.find_message(msgid)
+        if message is None:
+            self._warn(f"warn: queue: invalid envelope {envelope.evpid:016x}: no message")
+            self._ended_now([envelope.evpid])
+        elif envelope.agent is Agent.BOUNCE:
+            self.flights.begin(stored, BOUNCER)
+            self.bounces.add(envelope)
+        else:
+            peer = self._agent(envelope)
+            self.flights.begin(stored, peer)
+            try:
+                peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT)))
+            except ImsgError:
+                self._landed(peer, Result(envelope.evpid, Outcome.PERMFAIL, "5.3.0", "The envelope is too large"))
+
+    def _agent(self, envelope: Envelope) -> Peer:
+        if envelope.agent is Agent.MDA:
+            return self.peer(Proc.MDA)
+        peers = self.peers(Proc.MTA)
+        # Mail of one domain goes the same way, to share its sessions.
+        return peers[zlib.crc32(envelope.dest.domain.lower().encode()) % len(peers)] if len(peers) > 1 else peers[0]
+
+    @handles(BodyOpen)
+    def body_open(self, peer: Peer, ask: BodyOpen) -> None:
+        key = peer, ask.reqid
+        message = self.reader.find_message(ask.msgid) if self.flights.may_read(peer, ask.msgid) else None
+        if message is None:
+            self.outbox.refuse(key)
+            return
+        try:
+            if message.file:
+                self.outbox.open_file(key, self.bodies.open(ask.msgid), message.size)
+                return
+            body = self.reader.body(ask.msgid)
+        except SpoolError as error:
+            self.reader.failed(error)
+            body = None
+        if body is None:
+            self.outbox.refuse(key)
+        else:
+            self.outbox.open_body(key, body)
+
+    @handles(BodyCredit)
+    def body_credit(self, peer: Peer, message: BodyCredit) -> None:
+        self.outbox.credit((peer, message.reqid), message.size)
+
+    @handles(BodyClose)
+    def body_close(self, peer: Peer, message: BodyClose) -> None:
+        self.outbox.close((peer, message.reqid))
+
+    def _send_body(self, key: Key, piece: bytes, last: bool, ok: bool) -> None:
+        peer, reqid = key
+        peer.send(QueueBody(reqid, piece, last, ok))
+
+    @handles(Delivered)
+    def delivered(self, peer: Peer, message: Delivered) -> None:
+        for result in message.results:
+            self._landed(peer, result)
+
+    def _landed(self, agent: Peer | str, result: Result) -> None:
+        flight = self.flights.land(result.evpid, agent)
+        if flight is None:
+            self.trace(Trace.QUEUE, f"{result.evpid:016x} is not in flight there")
+            return
+        envelope = flight.stored.envelope
+        if result.outcome is Outcome.TEMPFAIL:
+            flight.esc, flight.text = result.esc, result.text
+            self.peer(Proc.SCHEDULER).send(QueueTempfail(flight.stored.schedule))
+            return
+        self.flights.end(result.evpid)
+        if result.outcome is Outcome.LOOP:
+            self._failed(envelope, outcome.LOOP_ESC, result.text, Outcome.LOOP)
+        elif result.outcome is Outcome.PERMFAIL:
+            self._failed(envelope, result.esc, result.text, Outcome.PERMFAIL)
+        elif outcome.wanted(envelope, BounceKind.DELIVERED) and not result.dsn_relayed:
+            self._turn(envelope, BounceKind.DELIVERED, result.esc, result.text, Outcome.OK)
+        else:
+            self._delete(envelope, Outcome.OK)
+
+    def _failed(self, envelope: Envelope, esc: str, text: str, result: int) -> None:
+        """It will never be delivered: tell the sender, if he can be told and wants to."""
+        if outcome.wanted(envelope, BounceKind.FAILED):
+            self._turn(envelope, BounceKind.FAILED, esc, text, result)
+            return
+        if not outcome.can_return(envelope):
+            double = envelope.agent is Agent.BOUNCE
+            self._warn(logline.QUEUE_DOUBLE_BOUNCE if double else logline.QUEUE_NO_RETURN_PATH)
+        self._delete(envelope, result)
+
+    def _turn(self, envelope: Envelope, kind: BounceKind, esc: str, text: str, result: int) -> None:
+        bounce = outcome.bounce_of(envelope, kind, esc, text, self.now(), self.config.queue_ttl)
+        change = outcome.turned(bounce)
+
+        def done(ok: bool) -> None:
+            self._done.setdefault(result, []).append(envelope.evpid)
+            if ok and not change.gone:
+                self.stats.add("queue.bounce")
+                self.memory.add_envelope(bounce)
+                self.changed(bounce)
+
+        self.writer.later(change, done)
+
+    def _delete(self, envelope: Envelope, result: int) -> None:
+        evpid = envelope.evpid
+
+        def done(_ok: bool) -> None:
+            self.ended(evpid, result)
+
+        self.writer.later(Change(delete=(evpid,)), done)
+
+    @handles(DeliveryHold)
+    def hold(self, peer: Peer, message: DeliveryHold) -> None:
+        flight = self.flights.land(message.evpid, peer)
+        if flight is not None:
+            self.flights.end(message.evpid)
+            self.memory.add_envelope(flight.stored)
+            self.peer(Proc.SCHEDULER).send(QueueHold(message.evpid, _holdq(peer, message.holdq)))
+
+    @handles(DeliveryRelease)
+    def release(self, peer: Peer, message: DeliveryRelease) -> None:
+        self.peer(Proc.SCHEDULER).send(QueueRelease(_holdq(peer, message.holdq), message.count))
+
+    # bounces: what spool.bounces.Post wants
+
+    @handles(RcptExpanded)
+    def expanded(self, _peer: Peer, message: RcptExpanded) -> None:
+        self.bounces.answered(message)
+
+    def expand(self, reqid: int, envelope: Envelope) -> None:
+        self.peer(Proc.LKA).send(ExpandRcpt(reqid, envelope, tls=False, local=True))
+
+    def new_msgid(self) -> int:
+        first, count = self._own_block
+        if not count:
+            first, count = self._block(self._own_ids)
+        self._own_block = first + 1, count - 1
+        return first
+
+    def inject(self, change: Change, bounces: list[int], lines: list[str]) -> None:
+        message = change.message
+        assert message is not None
+
+        def done(ok: bool) -> None:
+            if not ok:
+                for evpid in bounces:
+                    self.bounced(evpid, Outcome.TEMPFAIL, "The report could not be stored")
+                return
+            for line in lines:
+                self.log(line)
+            for evpid in bounces:
+                self.flights.end(evpid)
+                self.ended(evpid, Outcome.OK)
+            self._stored(message, change.body, list(change.insert))
+
+        self.writer.submit(change, done)
+
+    def bounced(self, evpid: int, result: Outcome, text: str) -> None:
+        if result is Outcome.TEMPFAIL:
+            self._landed(BOUNCER, Result(evpid, result, "", text))
+            return
+        flight = self.flights.end(evpid)
+        if flight is not None:
+            self._delete(flight.stored.envelope, result)
+
+    # control
+
+    @handles(CtlEnvelopes)
+    def ctl_envelopes(self, peer: Peer, ask: CtlEnvelopes) -> None:
+        self.commands.envelopes(peer, ask)
+
+    @handles(CtlShowQueue)
+    def ctl_show_queue(self, peer: Peer, ask: CtlShowQueue) -> None:
+        self.commands.show_queue(peer, ask)
+
+    @handles(CtlShowEnvelope)
+    def ctl_show_envelope(self, peer: Peer, ask: CtlShowEnvelope) -> None:
+        self.commands.show_envelope(peer, ask)
+
+    @handles(CtlShowMessage)
+    def ctl_show_message(self, peer: Peer, ask: CtlShowMessage) -> None:
+        self.commands.show_message(peer, ask)
+
+    def tell_stats(self) -> None:
+        self.stats.set("bounce.session", self.bounces.sessions)
+        self.stats.set("bounce.envelope", self.bounces.envelopes)
+
+    # the end
+
+    def drain(self) -> None:
+        self._drain_timer = self.loop.call_later(DRAIN_TIMEOUT, self._give_up)
+        self.writer.drain(self._drained)
+
+    def _drained(self) -> None:
+        if self._drain_timer is None:
+            return
+        self._drain_timer.cancel()
+        self._drain_timer = None
+        try:
+            self.writer.close(clean=True)
+        except SpoolError as error:
+            self._warn(f"warn: queue: the spool was not closed in order: {error}")
+        self.leave()
+
+    def _give_up(self) -> None:
+        self._drain_timer = None
+        self._warn("warn: queue: the spool is busy; leaving")
+        self.leave()
+
+
+def _holdq(peer: Peer, holdq: int) -> int:
+    """A hold queue of one agent, among those of all agents."""
+    return (holdq & (1 << 54) - 1) << 9 | peer.index << 1 | (peer.proc is Proc.MTA)

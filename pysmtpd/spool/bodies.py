@@ -1,0 +1,146 @@
+"""Bodies that are files: written, fsynced and named before a transaction may mention them.
+
+Every operation on the disk, SQLite's commit included, goes through a Disk, so that a test can stop the world
+after each of them.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+
+from pysmtpd.base.ids import MsgId, format_msgid, parse_msgid
+from pysmtpd.spool.backend import SpoolError
+
+READ_SIZE = 65536
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Disk:
+    """The operations that change what is on disk."""
+
+    def create(self, path: str) -> int:
+        return os.open(path, _CREATE, 0o600)
+
+    def write(self, fd: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def fsync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        connection.execute("COMMIT")
+
+
+class BodyFile:
+    """A body that is being written.  All of it is done by the thread of the bodies."""
+
+    def __init__(self, bodies: "Bodies", path: str) -> None:
+        self._bodies = bodies
+        self._path = path
+        self._fd = -1
+        self._broken = False       # something was not written: it can never be finished
+
+    def write(self, data: bytes) -> None:
+        """Append.  Raises SpoolError."""
+        try:
+            if self._fd < 0 and not self._broken:
+                self._fd = self._bodies.disk.create(self._path)
+            if not self._broken:
+                self._bodies.disk.write(self._fd, data)
+        except OSError as error:
+            self._broken = True
+            raise SpoolError(f"{self._path}: {error.strerror}") from None
+
+    def finish(self, msgid: int) -> None:
+        """Make it durable under its name.  Raises SpoolError; then it is gone."""
+        disk, path = self._bodies.disk, self._bodies.path(msgid)
+        if self._broken:
+            self.discard()
+            raise SpoolError(f"{path}: incomplete")
+        try:
+            disk.fsync(self._fd)
+            disk.rename(self._path, path)
+            self._path = path
+            disk.fsync_directory(self._bodies.directory)
+        except OSError as error:
+            self.discard()
+            raise SpoolError(f"{path}: {error.strerror}") from None
+        self._close()
+
+    def discard(self) -> None:
+        """Forget it; what cannot be removed now is swept at the next start."""
+        if self._fd >= 0:
+            self._close()
+            self._bodies.remove_path(self._path)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+
+class Bodies:
+    """The directory of the files."""
+
+    def __init__(self, directory: str, disk: Disk) -> None:
+        self.directory = directory
+        self.disk = disk
+        self._count = 0
+
+    def path(self, msgid: int) -> str:
+        return f"{self.directory}/{format_msgid(MsgId(msgid))}"
+
+    def create(self) -> BodyFile:
+        """A new file without a message."""
+        self._count += 1
+        return BodyFile(self, f"{self.directory}/tmp.{self._count}")
+
+    def open(self, msgid: int) -> int:
+        """A descriptor to read with.  Raises SpoolError."""
+        try:
+            return os.open(self.path(msgid), _READ)
+        except OSError as error:
+            raise SpoolError(f"{self.path(msgid)}: {error.strerror}") from None
+
+    def remove(self, msgid: int) -> None:
+        self.remove_path(self.path(msgid))
+
+    def remove_path(self, path: str) -> None:
+        try:
+            self.disk.unlink(path)
+        except OSError:
+            # Nothing names it any more, and the next start sweeps it.
+            return
+
+    def sweep(self, wanted: Iterable[int]) -> tuple[int, list[int]]:
+        """Remove every file of ours that no message names; returns how many, and the messages without a file."""
+        missing, removed = set(wanted), 0
+        keep = frozenset(missing)
+        try:
+            os.makedirs(self.directory, 0o700, exist_ok=True)
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise SpoolError(f"{self.directory}: {error.strerror}") from None
+        for name in names:
+            msgid = parse_msgid(name)
+            if msgid is not None and msgid in keep:
+                missing.discard(msgid)
+            elif msgid is not None or name.startswith("tmp."):
+                self.remove_path(f"{self.directory}/{name}")
+                removed += 1
+        return removed, sorted(missing)

@@ -1,0 +1,185 @@
+"""What smtpctl may ask and command about the spool.
+
+A command on many envelopes goes page by page, each page one commit, so that new mail never waits for more than a
+page of it.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from pysmtpd.base import logline
+from pysmtpd.base.envelope import Agent, Envelope
+from pysmtpd.imsg import BODY_MAX, CHUNK_MAX
+from pysmtpd.messages import (
+    CtlCounted,
+    CtlEnvelopes,
+    CtlShowEnvelope,
+    CtlShowMessage,
+    CtlShowQueue,
+    CtlText,
+    EnvelopeCommand,
+    QueueListed,
+)
+from pysmtpd.spool.backend import Change, SpoolError, Stored, Unreadable
+from pysmtpd.spool.bounces import Bounces
+from pysmtpd.spool.envelope_text import dump
+from pysmtpd.spool.flights import Flights
+from pysmtpd.spool.memory import Memory
+from pysmtpd.spool.reader import Reader
+from pysmtpd.spool.writer import Writer
+
+PAGE = 500                         # envelopes changed in one commit
+LISTED_MAX = 64                    # envelopes in one QueueListed
+
+
+class Asker(Protocol):
+    """Whom an answer goes to."""
+
+    def send(self, message: CtlCounted | CtlText | QueueListed) -> None: ...
+
+
+class Spool(Protocol):
+    """What is needed of the queue."""
+
+    bounces: Bounces
+    flights: Flights
+    memory: Memory
+    reader: Reader
+    writer: Writer
+
+    def now(self) -> int: ...
+
+    def changed(self, stored: Stored) -> None: ...
+
+    def ended(self, evpid: int, result: int) -> None: ...
+
+    def log_admin(self, line: str, envelope: Envelope) -> None: ...
+
+
+class Commands:
+    """The answers."""
+
+    def __init__(self, queue: Spool) -> None:
+        self._queue = queue
+        self._size = msgspec.msgpack.Encoder().encode
+
+    # schedule, remove, pause, resume
+
+    def envelopes(self, peer: Asker, ask: CtlEnvelopes) -> None:
+        """Answered with the number of envelopes when all is durable."""
+        if ask.evpid:
+            found = self._load(ask.evpid)
+            self._do(peer, ask, found, 0, None)
+        else:
+            self._page(peer, ask, 0, 0)
+
+    def _page(self, peer: Asker, ask: CtlEnvelopes, after: int, count: int) -> None:
+        found = self._queue.reader.walk(ask.msgid, after, PAGE)
+        last = _last(found) if len(found) == PAGE else None
+        self._do(peer, ask, self._queue.reader.readable(found), count, last)
+
+    def _load(self, evpid: int) -> list[Stored]:
+        reader = self._queue.reader
+        try:
+            return reader.load([evpid])
+        except SpoolError as error:
+            reader.failed(error)
+            return []
+
+    def _do(self, peer: Asker, ask: CtlEnvelopes, found: list[Stored], count: int, last: int | None) -> None:
+        """Change a page of envelopes; last: from where to go on."""
+        changes = [(stored, change) for stored in found if (change := self._change(ask.command, stored)) is not None]
+
+        def done(ok: bool) -> None:
+            total = count
+            if ok:
+                total += len(changes)
+                for stored, (new, _) in changes:
+                    self._changed(stored, new)
+            if ok and last is not None:
+                self._page(peer, ask, last, total)
+            else:
+                peer.send(CtlCounted(ask.reqid, total))
+
+        updates = [update for _, (_, update) in changes if update is not None]
+        deletes = [stored.envelope.evpid for stored, (new, _) in changes if new is None]
+        if changes:
+            self._queue.writer.submit(Change(update=updates, delete=deletes), done)
+        else:
+            done(True)
+
+    def _change(
+        self, command: EnvelopeCommand, stored: Stored
+    ) -> tuple[Stored | None, tuple[int, dict[str, object]] | None] | None:
+        """The envelope as it will be (None: gone) and the update that makes it so; None when nothing changes."""
+        evpid = stored.envelope.evpid
+        if command is EnvelopeCommand.REMOVE:
+            return None, None
+        if command is EnvelopeCommand.SCHEDULE:
+            if evpid in self._queue.flights or stored.suspended:
+                return None
+            now = self._queue.now()
+            return stored._replace(due=now), (evpid, {"due": now})
+        suspended = command is EnvelopeCommand.PAUSE
+        if stored.suspended is suspended:
+            return None
+        return stored._replace(suspended=suspended), (evpid, {"suspended": int(suspended)})
+
+    def _changed(self, old: Stored, new: Stored | None) -> None:
+        queue, evpid = self._queue, old.envelope.evpid
+        queue.memory.take_envelope(evpid)
+        if new is None:
+            queue.log_admin(logline.QUEUE_REMOVED, old.envelope)
+            queue.flights.end(evpid)
+            if old.envelope.agent is Agent.BOUNCE:
+                queue.bounces.drop({evpid})
+            queue.ended(evpid, 0)
+            return
+        flight = queue.flights.get(evpid)
+        if flight is not None:
+            flight.stored = flight.stored._replace(suspended=new.suspended)
+        queue.changed(new)
+
+    # show
+
+    def show_queue(self, peer: Asker, ask: CtlShowQueue) -> None:
+        found = self._queue.reader.walk(ask.msgid, ask.after, LISTED_MAX)
+        readable = self._queue.reader.readable(found)
+        while not readable and len(found) == LISTED_MAX:
+            found = self._queue.reader.walk(ask.msgid, _last(found), LISTED_MAX)
+            readable = self._queue.reader.readable(found)
+        page = self._fitting(readable)
+        more = len(found) == LISTED_MAX or len(page) < len(readable)
+        peer.send(QueueListed(ask.reqid, [s.envelope for s in page], [s.schedule for s in page], more))
+
+    def _fitting(self, readable: list[Stored]) -> list[Stored]:
+        """As many as a frame has room for; one always has."""
+        left = BODY_MAX - 64
+        for count, stored in enumerate(readable):
+            left -= len(self._size(stored.envelope)) + len(self._size(stored.schedule))
+            if left < 0:
+                return readable[: max(count, 1)]
+        return readable
+
+    def show_envelope(self, peer: Asker, ask: CtlShowEnvelope) -> None:
+        found = self._load(ask.evpid)
+        text = dump(found[0].envelope).encode() if found else b""
+        peer.send(CtlText(ask.reqid, text, True, bool(found)))
+
+    def show_message(self, peer: Asker, ask: CtlShowMessage) -> None:
+        message = self._queue.reader.find_message(ask.msgid)
+        piece = None
+        if message is not None:
+            piece = self._queue.reader.piece(message, ask.offset, CHUNK_MAX)
+        if message is None or piece is None:
+            peer.send(CtlText(ask.reqid, b"", True, False))
+            return
+        peer.send(CtlText(ask.reqid, piece, not piece or ask.offset + len(piece) >= message.size))
+
+
+def _last(found: list[Stored | Unreadable]) -> int:
+    last = found[-1]
+    return last.evpid if isinstance(last, Unreadable) else last.envelope.evpid
+
+

@@ -1,0 +1,173 @@
+"""Messages on their way in: bounds, files, credit."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pysmtpd.messages import (
+    BODY_WINDOW,
+    BodyCredit,
+    SmtpBody,
+    SmtpEnvelopes,
+    SmtpMessageCommit,
+    SmtpMessageCommitted,
+    SmtpMessageRollback,
+)
+from pysmtpd.spool import incoming
+from pysmtpd.spool.backend import INLINE_MAX
+from tests.spool.house import BODY, House, envelope
+
+CHUNK = bytes(range(256)) * 256
+
+
+def bodies(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "queue" / "bodies").iterdir())
+
+
+@pytest.mark.parametrize(("size", "file"), [(INLINE_MAX - 1, False), (INLINE_MAX, False), (INLINE_MAX + 1, True)])
+def test_large_bodies_are_files(house: House, tmp_path: Path, size: int, file: bool) -> None:
+    (evpid,) = house.submit(b"x" * size)
+    message = house.queue.backend.message(evpid >> 32)
+    assert message is not None
+    assert (message.size, message.file) == (size, file)
+    assert bodies(tmp_path) == ([f"{evpid >> 32:08x}"] if file else [])
+    assert house.queue.inbox.held == 0
+
+
+def test_small_bodies_get_no_credit(house: House) -> None:
+    house.submit(b"x" * INLINE_MAX)
+    assert house.smtp.take(BodyCredit) == []
+
+
+def test_credit_is_what_was_written(house: House) -> None:
+    house.say(house.smtp, SmtpBody(5, CHUNK))
+    house.say(house.smtp, SmtpBody(5, CHUNK))
+    house.run(0.01)
+    assert house.smtp.take(BodyCredit) == []
+    house.say(house.smtp, SmtpBody(5, b"y"))
+    assert house.expect(house.smtp, BodyCredit) == BodyCredit(5, 2 * len(CHUNK) + 1)
+    house.say(house.smtp, SmtpBody(5, CHUNK))
+    assert house.expect(house.smtp, BodyCredit) == BodyCredit(5, len(CHUNK))
+    house.say(house.smtp, SmtpMessageRollback(5))
+
+
+def test_30_megabytes_need_little_memory(house: House) -> None:
+    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    total = 30 * 1024 * 1024
+    tracemalloc.start()
+    window, sent = BODY_WINDOW, 0
+    while sent < total:
+        while window < len(CHUNK):
+            window += house.expect(house.smtp, BodyCredit).size
+        house.say(house.smtp, SmtpBody(5, bytes(CHUNK)))
+        window, sent = window - len(CHUNK), sent + len(CHUNK)
+    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, total))
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [10, 400_000])
+def test_rollback_leaves_nothing(house: House, tmp_path: Path, size: int) -> None:
+    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    for at in range(0, size, 65536):
+        house.say(house.smtp, SmtpBody(5, b"x" * min(65536, size - at)))
+    house.say(house.smtp, SmtpMessageRollback(5))
+    house.until(lambda: house.queue.inbox.held == 0)
+    house.until(lambda: bodies(tmp_path) == [])
+    assert len(house.queue.inbox) == 0
+
+
+def test_rollback_of_nothing(house: House) -> None:
+    house.say(house.smtp, SmtpMessageRollback(12345))
+
+
+@pytest.mark.parametrize("size", [0, len(BODY) - 1, len(BODY) + 1])
+def test_size_must_match(house: House, size: int) -> None:
+    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    house.say(house.smtp, SmtpBody(5, BODY))
+    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, size))
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+
+
+def test_message_without_envelopes_is_refused(house: House) -> None:
+    house.begin(envelopes=[])
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+
+
+def test_same_id_twice_is_refused(house: House) -> None:
+    msgid = house.msgid()
+    house.begin(msgid=msgid)
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    house.begin(b"other", msgid=msgid)
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    assert house.queue.backend.body(msgid) == BODY
+
+
+def test_two_smtp_processes_may_use_the_same_reqid(house: House) -> None:
+    from pysmtpd.base.procs import Proc
+    from tests.spool.house import FakePeer
+
+    other = FakePeer(Proc.SMTP, 1)
+    house.say(house.smtp, SmtpBody(5, BODY))
+    house.say(other, SmtpBody(5, b"another"))
+    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpMessageCommit(5, msgid, 1, len(BODY)))
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    assert house.queue.backend.body(msgid) == BODY
+    assert other.sent == []
+
+
+def test_eight_bit_is_noticed(house: House) -> None:
+    for body, expected in ((b"plain", False), (b"a" * 70_000 + b"\xe9", True), (b"\xc3\xa9" * 100_000, True)):
+        (evpid,) = house.submit(body)
+        assert house.dispatch(evpid).has_8bit is expected
+
+
+def test_envelopes_get_their_numbers(house: House) -> None:
+    given = [envelope(0), envelope(0xDEAD), envelope(rcpt="carol@example.net")]
+    evpids = house.submit(envelopes=given)
+    assert [evpid & 0xFFFFFFFF for evpid in evpids] == [1, 2, 3]
+    assert [house.dispatch(evpid).envelope.rcpt.user for evpid in evpids] == ["bob", "bob", "carol"]
+
+
+def test_envelope_that_would_not_fit_into_a_frame_is_refused(house: House) -> None:
+    face = "\N{GRINNING FACE}"
+    texts: dict[str, Any] = dict.fromkeys(("helo", "hostname", "username", "tag", "smtpname", "source"), face * 255)
+    wide = envelope(errorline=face * 1020, command=face * 1020, **texts)
+    house.begin(envelopes=[wide])
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    assert house.queue.inbox.held == 0
+
+
+def test_too_many_envelopes_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "ENVELOPES_MAX", 3)
+    house.begin(envelopes=[envelope()] * 4)
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    house.begin(envelopes=[envelope()] * 3)
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+
+
+def test_under_pressure_bodies_become_files_early(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "PRESSURE", 100_000)
+    house.say(house.smtp, SmtpBody(1, CHUNK))
+    house.say(house.smtp, SmtpBody(2, CHUNK))
+    assert house.expect(house.smtp, BodyCredit) == BodyCredit(2, len(CHUNK))
+    house.until(lambda: house.queue.inbox.held == len(CHUNK))
+
+
+def test_memory_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "HELD_MAX", 100_000)
+    for reqid in (1, 2, 3):
+        house.say(house.smtp, SmtpEnvelopes(reqid, [envelope()]))
+        house.say(house.smtp, SmtpBody(reqid, CHUNK))
+    house.say(house.smtp, SmtpMessageCommit(3, house.msgid(), 1, len(CHUNK)))
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    house.say(house.smtp, SmtpMessageCommit(1, house.msgid(), 1, len(CHUNK)))
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    # The sender of what is thrown away does not wait for credit.
+    assert house.smtp.take(BodyCredit) == [BodyCredit(3, len(CHUNK))]

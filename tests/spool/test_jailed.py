@@ -1,0 +1,64 @@
+"""The whole of the queue's work in an empty jail: nothing is imported there, and nothing stays root's."""
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = """
+import os, sys
+from pathlib import Path
+from pysmtpd.messages import *
+from pysmtpd.spool import bounces
+from tests.spool.house import NOW, House, TestQueue, envelope
+TestQueue.preload(None)
+bounces.GATHER = 0.01
+os.chroot(sys.argv[1])
+os.chdir("/")
+os.setgroups([])
+os.setresgid(int(sys.argv[2]), int(sys.argv[2]), int(sys.argv[2]))
+os.setresuid(int(sys.argv[2]), int(sys.argv[2]), int(sys.argv[2]))
+before = set(sys.modules)
+house = House(Path("/"))
+for body in (b"small", b"\\xe9" * 300000):
+    house.scheduler.sent.clear()
+    ok, bad, late = house.submit(body, [envelope(), envelope(), envelope()])
+    for evpid in (ok, bad, late):
+        house.dispatch(evpid)
+    house.say(house.mta, BodyOpen(1, ok >> 32))
+    house.report(ok, Outcome.OK)
+    house.report(late, Outcome.TEMPFAIL, "4.0.0", "busy")
+    house.say(house.scheduler, SchedRetry(late, 1, NOW + 400, 14400))
+    house.report(bad, Outcome.PERMFAIL, "5.0.0", "no")
+    house.run(0.1)
+    house.say(house.scheduler, SchedDispatch([bad]))
+    ask = house.expect(house.lka, ExpandRcpt)
+    house.say(house.lka, RcptExpanded(ask.reqid, [envelope()], "", ""))
+    house.run(0.1)
+    house.say(house.control, CtlShowQueue(1, 0, 0))
+    house.say(house.control, CtlShowEnvelope(1, late))
+    house.say(house.control, CtlShowMessage(1, late >> 32, 0))
+    house.say(house.control, CtlEnvelopes(1, EnvelopeCommand.REMOVE, late, 0, 0))
+    house.run(0.1)
+house.close()
+print(sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
+def test_in_the_jail(tmp_path: Path) -> None:
+    uid = pwd.getpwnam("nobody").pw_uid
+    jail = tmp_path / "spool"
+    (jail / "queue").mkdir(parents=True)
+    os.chown(jail / "queue", uid, uid)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(jail), str(uid)], cwd=root, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "[]\n"
+    assert {path.stat().st_uid for path in (jail / "queue").rglob("*")} == {uid}
