@@ -44,12 +44,13 @@ class _Nobody:
         raise AssertionError
 
 
-def read(job: Job) -> Config | None:
-    """The configuration, or None after its errors were printed."""
+def read(job: Job, *, network: bool = False) -> Config | None:
+    """The configuration, or None after its errors were printed; a mere check asks no network."""
     from pysmtpd.conf.load import load
     from pysmtpd.privsep.source import SystemSource
 
-    loaded = load(job.path, SystemSource(), job.macros, unprivileged_user=job.user, state_dir=job.state_dir)
+    source = SystemSource(network=network)
+    loaded = load(job.path, source, job.macros, unprivileged_user=job.user, state_dir=job.state_dir)
     for error in loaded.errors:
         print(error, file=sys.stderr)
     if job.verbose:
@@ -87,7 +88,7 @@ def main() -> NoReturn:
     """``python -I -m pysmtpd.readconf JOB``, started by the parent with its socket as descriptor 3."""
     job = msgspec.json.decode(sys.argv[1], type=Job)
     setproctitle.setproctitle("pysmtpd: conf")
-    config = read(job)
+    config = read(job, network=True)
     if config is None:
         os._exit(1)
     parent = Peer(_Nobody(), socket.socket(fileno=PARENT_FD), Proc.CONF, Proc.PARENT)

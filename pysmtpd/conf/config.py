@@ -192,6 +192,33 @@ class Rule(Frozen):
     at: Position = Position()
 
 
+class Processor(Frozen):
+    """A ``proc``: a program that filters, or several filters."""
+
+    name: str
+    command: str
+    user: str = ""                          # empty: _smtpd
+    group: str = ""
+    chroot: str = ""
+    at: Position = Position()
+
+
+class Filter(Frozen):
+    """A ``filter``: one step of a program, a built-in test in one phase, or a chain of others.
+
+    ``proc``, ``phase`` or ``chain`` says which of the three it is; the other two are empty.
+    """
+
+    name: str
+    proc: str = ""
+    chain: tuple[str, ...] = ()
+    phase: str = ""                         # connect, helo, ehlo, auth, mail-from, rcpt-to, data, commit
+    condition: Criterion | None = None      # kind is fcrdns, rdns, src, helo, auth, mail-from or rcpt-to
+    verdict: str = ""                       # reject, disconnect, rewrite, report, junk, bypass
+    text: str = ""                          # of the first four verdicts
+    at: Position = Position()
+
+
 class Limits(Frozen):
     """The limit directives, with OpenSMTPD's defaults."""
 
@@ -245,11 +272,15 @@ class Config(Frozen):
     pkis: dict[str, Pki] = {}
     cas: dict[str, Ca] = {}
     limits: Limits = Limits()
-    mta_limits: dict[str, MtaLimits] = {"": MtaLimits()}  # by domain; "" is the default
+    mta_limits: dict[str, MtaLimits] = msgspec.field(default_factory=lambda: {"": MtaLimits()})  # by domain
     wrappers: dict[str, str] = {}
+    processors: dict[str, Processor] = {}
+    filters: dict[str, Filter] = {}
     queue_ttl: int = 4 * 86400
     queue_compression: bool = False
-    queue_key: Secret | None = None
+    queue_encryption: bool = False
+    queue_key: Secret | None = None         # None: asked for at the start
+    queue_key_stdin: bool = False           # read from standard input at the start
     warn_intervals: tuple[int, ...] = (4 * 3600,)
     max_message_size: int = 35 * 1024 * 1024
     max_deferred: int = 100

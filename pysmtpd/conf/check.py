@@ -1,0 +1,253 @@
+"""From what was said to what holds: names are looked up, files judged, defaults filled in."""
+
+import errno
+from collections.abc import Mapping
+
+from pysmtpd.base.struct import replace
+from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table
+from pysmtpd.conf.diagnostic import about, did_you_mean, shown
+from pysmtpd.conf.draft import Draft, FileUse
+from pysmtpd.conf.effect import NOT_IN_EFFECT
+from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST, LOCALHOST, LOCALNAMES
+from pysmtpd.conf.lexer import Token
+from pysmtpd.conf.listeners import Listeners
+from pysmtpd.conf.source import Source
+from pysmtpd.conf.table_file import LOOK_MAX, look
+
+GETPWNAM = "<getpwnam>"
+BACKENDS = ("static", "file", "db", "getpwnam")
+# Where the programs behind tables are installed.
+LIBEXEC = ("/usr/libexec/opensmtpd", "/usr/lib/opensmtpd", "/usr/libexec/smtpd", "/usr/local/libexec/opensmtpd",
+           "/usr/local/libexec/smtpd", "/usr/lib/x86_64-linux-gnu/opensmtpd", "/usr/lib/aarch64-linux-gnu/opensmtpd")
+MODE_MAX = {"cert": 0o755, "ca": 0o755, "key": 0o740}
+MODE_GOOD = {"cert": "0644", "ca": "0644", "key": "0600"}
+
+
+class Check:
+    """Completes a draft.  What is wrong goes to its errors, and then the Config is of no use."""
+
+    def __init__(self, draft: Draft, source: Source, user: str, state_dir: str) -> None:
+        """user: without root the one user there is; else empty."""
+        self._draft = draft
+        self._source = source
+        self._user = user
+        self._state_dir = state_dir
+
+    def config(self) -> Config:
+        """The whole configuration."""
+        draft = self._draft
+        hostname = self._hostname()
+        self._outside_tables()
+        self._references()
+        self._shapes()
+        self._pkis()
+        self._files()
+        self._users()
+        self._chains()
+        self._srs()
+        listeners = Listeners(draft, self._source, hostname).make()
+        tables = {**builtin_tables(hostname, self._source), **draft.tables}
+        return Config(
+            hostname=hostname, listeners=listeners, tables=tables, actions=draft.actions, rules=tuple(draft.rules),
+            pkis=draft.pkis, cas=draft.cas, limits=Limits(**draft.limits), mta_limits=self._mta_limits(),
+            wrappers=draft.wrappers, processors=draft.processors, filters=draft.filters, user=self._user,
+            state_dir=self._state_dir, **{"admd": hostname, **draft.settings},
+        )
+
+    def _error(self, token: Token, message: str, *notes: str) -> None:
+        self._draft.errors.append(about(token, message, notes))
+
+    def _warning(self, token: Token, message: str, *notes: str) -> None:
+        self._draft.warnings.append(about(token, message, notes, warning=True))
+
+    def _hostname(self) -> str:
+        return self._source.hostname()
+
+    # names
+
+    def _references(self) -> None:
+        draft = self._draft
+        known: dict[str, Mapping[str, object]] = {
+            "action": draft.actions, "pki": draft.pkis, "ca": draft.cas, "filter": draft.filters,
+            "proc": draft.processors, "mda wrapper": draft.wrappers,
+        }
+        for kind, name, token in draft.references:
+            if name not in known[kind] and (kind, name) not in draft.mentioned:
+                near = did_you_mean(name, known[kind])
+                self._error(token, f"no such {kind}: {shown(name)}{near}",
+                            f"declare it with: {_DECLARATIONS[kind].format(name)}")
+
+    def _shapes(self) -> None:
+        tables = self._draft.tables
+        for name, token, use in self._draft.table_uses:
+            table = tables.get(name)
+            if table is None and ("table", name) in self._draft.mentioned:
+                continue
+            if table is None:
+                names = [one for one in tables if not one.startswith("<")]
+                self._error(token, f"no such table: {shown(name)}{did_you_mean(name, names)}",
+                            f"declare it with: table {name} file:PATH, or with its entries between braces")
+            elif table.shape not in use.shapes:
+                is_list = table.shape is Shape.LIST
+                what = "a list, and here a mapping (key = value) is needed" if is_list else \
+                    "a mapping (key = value), and here a list is needed"
+                title = "this table" if name.startswith("<") else f'table "{name}"'
+                self._error(token, f"{title} may not be used for {use.words} lookups: it is {what}")
+
+    def _chains(self) -> None:
+        filters = self._draft.filters
+        for chain, tokens in self._draft.chain_tokens:
+            programs: dict[str, str] = {}
+            for token in tokens:
+                member = filters.get(token.text)
+                if member is None:
+                    continue
+                if member.chain:
+                    self._error(token, f"no filter chain allowed within a filter chain: {shown(token.text)}")
+                elif member.proc in programs:
+                    self._error(token, f"no proc allowed twice within a filter chain: {shown(member.proc)}",
+                                f"filter {shown(programs[member.proc])} of {chain.name} uses it too")
+                elif member.proc:
+                    programs[member.proc] = token.text
+
+    def _users(self) -> None:
+        for token in self._draft.users:
+            if self._user and token.text != self._user:
+                self._error(token, f"cannot deliver as {shown(token.text)}: the daemon runs without root, as "
+                                   f"{self._user}")
+
+    def _srs(self) -> None:
+        if "srs_key" not in self._draft.settings:
+            for token in self._draft.srs_users:
+                self._error(token, "an srs key is required for srs to be specified in an action",
+                            "declare it with: srs key SECRET")
+
+    # files
+
+    def _outside_tables(self) -> None:
+        """Files of tables must be there; they tell their shape."""
+        for name, token in self._draft.table_tokens.items():
+            table = self._draft.tables.get(name)
+            if table is None or not self._backend(table, token):
+                continue
+            if table.backend == "file" and (shape := self._look(table, token)) is not None:
+                self._draft.tables[name] = replace(table, shape=shape)
+            elif table.backend == "db" and self._missing(token, table.path):
+                self._error(token, f"invalid configuration file {table.path} for table {name}")
+
+    def _backend(self, table: Table, token: Token) -> bool:
+        backend = table.backend
+        if backend in ("file", "getpwnam"):
+            return True
+        program = f"table-{backend}"
+        if backend not in BACKENDS and ("/" in backend or all(self._absent(f"{at}/{program}") for at in LIBEXEC)):
+            self._error(token, f"backend {shown(backend)} does not exist{did_you_mean(backend, BACKENDS)}",
+                        f"there is no {program} in {LIBEXEC[0]}")
+            return False
+        if "table backend" in NOT_IN_EFFECT:
+            self._draft.not_in_effect.append((token.at, f"table backend {backend}"))
+        return True
+
+    def _absent(self, path: str) -> bool:
+        try:
+            self._source.stat(path)
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return False
+
+    def _missing(self, token: Token, path: str) -> bool:
+        """Whether a file is not there; that it may not be looked at is a warning."""
+        try:
+            self._source.stat(path)
+        except PermissionError:
+            self._warning(token, f"not checked: {path}: need root")
+        except OSError:
+            return True
+        return False
+
+    def _look(self, table: Table, token: Token) -> Shape | None:
+        try:
+            data = self._source.read(table.path, LOOK_MAX)
+        except PermissionError:
+            self._warning(token, f"not checked: {table.path}: need root")
+            return None
+        except OSError as error:
+            self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}: "
+                               f"{error.strerror}")
+            return None
+        shape, bad = look(data)
+        if bad:
+            self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}",
+                        f"{table.path}:{bad}: invalid map entry: a key and a value are expected")
+        return shape
+
+    def _pkis(self) -> None:
+        for name, token in self._draft.pki_tokens.items():
+            pki = self._draft.pkis.get(name)
+            if pki is None or name in self._draft.unfinished:
+                continue
+            for kind, path in (("cert", pki.cert), ("key", pki.key)):
+                if not path:
+                    self._error(token, f"pki {shown(name)} has no {kind}", f"declare it with: pki {name} {kind} FILE")
+
+    def _files(self) -> None:
+        seen: set[tuple[str, str]] = set()
+        for (kind, _), use in self._draft.files.items():
+            if (kind, use.path) not in seen:
+                seen.add((kind, use.path))
+                self._file(kind, use)
+
+    def _file(self, kind: str, use: FileUse) -> None:
+        """A certificate or key: there, ours, and not open to those who should not write or read it."""
+        path, token = use
+        try:
+            found = self._source.stat(path)
+        except PermissionError:
+            self._warning(token, f"not checked: {path}: need root")
+            return
+        except OSError as error:
+            self._error(token, f"{path}: {error.strerror}")
+            return
+        owners = {0, self._source.user_id()} if self._user else {0}
+        if not found.is_file:
+            self._error(token, f"{path} is not a file")
+        elif found.uid not in owners:
+            owner = self._user or "root"
+            self._error(token, f"{path} is not owned by {owner}", f"mend it with: chown {owner} {path}")
+        elif found.mode & ~MODE_MAX[kind]:
+            self._error(token, f"{path} has insecure permissions: {found.mode:04o}",
+                        f"mend it with: chmod {MODE_GOOD[kind]} {path}")
+
+    def _mta_limits(self) -> dict[str, MtaLimits]:
+        """Each domain's limits are the default ones but for those it sets."""
+        said = self._draft.mta_limits
+        default = said.get("", {})
+        return {name: MtaLimits(**{**default, **own}) for name, own in {"": default, **said}.items()}
+
+
+_DECLARATIONS = {
+    "action": 'action "{}" ...',
+    "pki": "pki {} cert FILE key FILE",
+    "ca": "ca {} cert FILE",
+    "filter": 'filter "{}" ...',
+    "proc": 'proc "{}" COMMAND',
+    "mda wrapper": 'mda wrapper "{}" COMMAND',
+}
+
+
+def builtin_tables(hostname: str, source: Source) -> dict[str, Table]:
+    """The tables behind local, any and the system's users."""
+    addresses = []
+    for found in source.interfaces().values():
+        for address in found:
+            bare = address.partition("%")[0]
+            addresses.append(f"[{bare}]" if ":" in bare else bare)
+    names = [name for name in ("localhost", hostname, hostname.partition(".")[0]) if name]
+    keys = {
+        LOCALNAMES: (*names, *addresses),
+        LOCALHOST: ("local", *addresses),
+        ANYHOST: ("local", "0.0.0.0/0", "::/0"),
+        ANYDESTINATION: ("*",),
+    }
+    tables = {name: Table(name=name, keys=tuple(dict.fromkeys(found))) for name, found in keys.items()}
+    return {**tables, GETPWNAM: Table(name=GETPWNAM, backend="getpwnam", shape=Shape.DYNAMIC)}

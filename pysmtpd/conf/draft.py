@@ -1,0 +1,112 @@
+"""What the grammar makes of a file: everything that was said, before names are looked up and defaults filled in."""
+
+from typing import Any, NamedTuple
+
+from pysmtpd.conf.config import Action, Ca, Filter, Pki, Position, Processor, Rule, Shape, Table
+from pysmtpd.conf.diagnostic import Diagnostic
+from pysmtpd.conf.lexer import Token
+
+
+class Use(NamedTuple):
+    """What a table is wanted for: how errors call it, and the shapes that can serve."""
+
+    words: str
+    shapes: frozenset[Shape]
+
+
+_LIST = frozenset({Shape.LIST, Shape.DYNAMIC})
+_MAPPING = frozenset({Shape.HASH, Shape.DYNAMIC})
+_EITHER = _LIST | _MAPPING
+
+
+def listing(words: str) -> Use:
+    """A use that needs a list."""
+    return Use(words, _LIST)
+
+
+def mapping(words: str) -> Use:
+    """A use that needs keys with values."""
+    return Use(words, _MAPPING)
+
+
+def either(words: str) -> Use:
+    """A use that only asks for keys, and takes both."""
+    return Use(words, _EITHER)
+
+
+class TableUse(NamedTuple):
+    """A place that uses a table."""
+
+    name: str
+    token: Token
+    use: Use
+
+
+class Reference(NamedTuple):
+    """A place that names something else than a table."""
+
+    kind: str                      # action, pki, ca, filter, proc, mda wrapper
+    name: str
+    token: Token
+
+
+class FileUse(NamedTuple):
+    """A file that must be there."""
+
+    path: str
+    token: Token
+
+
+class Listen:
+    """One ``listen on``."""
+
+    def __init__(self, at: Token, where: Token | None) -> None:
+        """where: None for the socket."""
+        self.at = at
+        self.where = where
+        self.family = ""
+        self.fields: dict[str, Any] = {}
+        self.seen: dict[str, Token] = {}
+
+
+class Draft:
+    """Everything that was said."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}          # fields of Config
+        self.tables: dict[str, Table] = {}
+        self.table_tokens: dict[str, Token] = {}    # where the file or the name of a table stands
+        self.actions: dict[str, Action] = {}
+        self.rules: list[Rule] = []
+        self.pkis: dict[str, Pki] = {}
+        self.pki_tokens: dict[str, Token] = {}
+        self.unfinished: list[str] = []             # the pki of each line that has an error
+        self.cas: dict[str, Ca] = {}
+        self.wrappers: dict[str, str] = {}
+        self.listens: list[Listen] = []
+        self.limits: dict[str, int] = {}
+        self.mta_limits: dict[str, dict[str, Any]] = {}
+        self.processors: dict[str, Processor] = {}
+        self.filters: dict[str, Filter] = {}
+        self.chain_tokens: list[tuple[Filter, list[Token]]] = []
+        self.mentioned: set[tuple[str, str]] = set()  # kind and name of what is declared, even if wrongly
+        self.users: list[Token] = []                # of actions
+        self.srs_users: list[Token] = []            # actions that need a key
+        self.table_uses: list[TableUse] = []
+        self.references: list[Reference] = []
+        self.files: dict[tuple[str, str], FileUse] = {}  # by kind (cert, key, ca) and the name of its pki or ca
+        self.not_in_effect: list[tuple[Position, str]] = []
+        self.errors: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
+        self._dynamic = 0
+        self._chains = 0
+
+    def dynamic_name(self) -> str:
+        """The name of the next table without one."""
+        self._dynamic += 1
+        return f"<dynamic:{self._dynamic - 1}>"
+
+    def chain_name(self) -> str:
+        """The name of the next filter chain without one."""
+        self._chains += 1
+        return f"<dynchain:{self._chains - 1:08x}>"

@@ -1,0 +1,31 @@
+"""What is read and kept in the Config, but not acted on yet.
+
+Each line is a directive or an option of one, as its grammar calls it.  ``-n -v`` reports every place that uses one;
+a line goes when the daemon obeys it.
+"""
+
+NOT_IN_EFFECT = frozenset({
+    "admd",
+    "mta max-deferred",
+    "queue compression",
+    "queue encryption",
+    "srs key",
+    "srs ttl",
+    "pki dhe",
+    "proc",
+    "filter",
+    "table backend",                # any but static, file and getpwnam
+    "listen auth",
+    "listen auth-optional",
+    "listen filter",
+    "listen hostnames",
+    "listen protocols",
+    "listen proxy-v2",
+    "listen received-auth",
+    "listen senders",
+    "action alias",
+    "action virtual",
+    "action relay filter",
+    "action relay protocols",
+    "action relay srs",
+})

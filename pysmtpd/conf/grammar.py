@@ -1,0 +1,302 @@
+"""The grammar of smtpd.conf(5): statements, and the directives that are a few words long.
+
+Each production is a function with its EBNF as documentation.  STRING is a quoted string or a word that is not
+reserved, NAME a STRING that names something; NUMBER and the marks are those of the lexer.  Between braces line ends
+mean nothing; elsewhere a statement ends with its line.
+"""
+
+import ipaddress
+import os.path
+from collections.abc import Callable
+from typing import NoReturn
+
+from pysmtpd.conf import grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match, grammar_table
+from pysmtpd.conf.config import Ca, Pki, Secret
+from pysmtpd.conf.diagnostic import Refused, about, closest, shown
+from pysmtpd.conf.draft import FileUse
+from pysmtpd.conf.lexer import File, Kind, Token
+from pysmtpd.conf.parser import Parser
+from pysmtpd.conf.text import decode
+from pysmtpd.conf.values import delay, host_name, size
+from pysmtpd.conf.words import CLASSIC, RESERVED
+
+INCLUDES_MAX = 16                  # files inside each other
+NUMBER_MAX = 2**31 - 1
+
+
+def statement(p: Parser) -> None:
+    """statement = macro | include | admd | bounce | ca | mda | mta | pki | queue | resolver | scheduler | smtp | srs
+    | proc | filter | table | listen | action | match"""
+    token = p.token
+    if token.kind not in (Kind.WORD, Kind.QUOTED):
+        p.string("a directive or a macro definition")
+    p.advance()
+    if p.token.is_mark("="):
+        macro(p, token)
+    elif token.kind is Kind.WORD and token.text in STATEMENTS:
+        p.later(token.text, token)
+        STATEMENTS[token.text](p, token)
+    else:
+        _unknown(p, token)
+
+
+def _unknown(p: Parser, token: Token) -> NoReturn:
+    """A line that begins with a word of no language, or of yesterday's."""
+    if token.text in CLASSIC and token.kind is Kind.WORD:
+        p.refuse(token, f"{shown(token.text)} is a word of smtpd.conf before 6.4", f"it is now: {CLASSIC[token.text]}")
+    if token.text in STATEMENTS:
+        p.refuse(token, f"a directive is written without quotes: {token.text}")
+    near = closest(token.text, STATEMENTS)
+    meant = f', did you mean "{near}"?' if near else ""
+    p.refuse(token, f"unknown directive {shown(token.text)}{meant}",
+             "expected a directive (listen, action, match, table ...) or name = value")
+
+
+def macro(p: Parser, name: Token) -> None:
+    """macro = STRING "=" STRING"""
+    p.must_mark("=")
+    value = p.string("the value of the macro")
+    if any(char.isspace() for char in name.text):
+        p.refuse(name, "macro name cannot contain whitespace")
+    p.end()
+    if name.text not in p.fixed:
+        p.macros[name.text] = value.text
+    if name.kind is Kind.WORD and name.text in RESERVED:
+        p.refuse(name, f'{name.text} is a reserved word; a macro of that name is written "{name.text}" = ...')
+
+
+def include(p: Parser, _word: Token) -> None:
+    """include = "include" STRING"""
+    token = p.string("the path of a file")
+    p.end()
+    if not set(token.text) & set("*?["):
+        _include(p, token, token.text)
+        return
+    paths = p.source.glob(token.text)
+    if not paths:
+        p.draft.warnings.append(about(token, f"no file matches {shown(token.text)}", warning=True))
+    for path in paths:
+        _include(p, token, path)
+
+
+def _include(p: Parser, token: Token, path: str) -> None:
+    depth, file = 1, token.file
+    while True:
+        if os.path.normpath(file.name) == os.path.normpath(path):
+            p.refuse(token, f"{path} includes itself")
+        if file.included is None:
+            break
+        depth, file = depth + 1, file.included.file
+    if depth >= INCLUDES_MAX:
+        p.refuse(token, f"more than {INCLUDES_MAX} files include each other")
+    try:
+        data = p.source.read(path)
+    except OSError as error:
+        p.refuse(token, f"failed to include file {path}: {error.strerror}")
+    text, trouble = decode(data, path)
+    if trouble:
+        p.refuse(token, trouble)
+    p.read(File(path, text, token), statement)
+
+
+def admd(p: Parser, _word: Token) -> None:
+    """admd = "admd" STRING"""
+    token = p.string("the name of the administrative domain")
+    if not token.text or not all(" " <= char <= "~" for char in token.text):
+        p.refuse(token, "not a valid admd: only printable ASCII")
+    p.draft.settings["admd"] = token.text
+
+
+def bounce(p: Parser, _word: Token) -> None:
+    """bounce = "bounce" "warn-interval" delay { "," delay }"""
+    p.must("warn-interval")
+    intervals = {p.value("a time", delay)}
+    while p.mark(","):
+        intervals.add(p.value("a time", delay))
+    p.draft.settings["warn_intervals"] = tuple(sorted(intervals))
+
+
+def _pki_name(text: str) -> str:
+    return text if text == "*" else host_name(text)
+
+
+def ca(p: Parser, word: Token) -> None:
+    """ca = "ca" NAME "cert" STRING"""
+    name = p.value("the name of a ca", _pki_name)
+    p.declares("ca", name)
+    p.must("cert")
+    file = p.string("the path of a certificate")
+    p.draft.cas[name] = Ca(name=name, cert=file.text, at=word.at)
+    p.draft.files["ca", name] = FileUse(file.text, file)
+
+
+def pki(p: Parser, word: Token) -> None:
+    """pki = "pki" NAME { "cert" STRING | "key" STRING | "dhe" ( "none" | "auto" | "legacy" ) }"""
+    name = p.value("the name of a pki", _pki_name)
+    p.declares("pki", name)
+    before = p.draft.pkis.get(name) or Pki(name=name, at=word.at)
+    fields = {"cert": before.cert, "key": before.key, "dhe": before.dhe}
+    p.draft.pki_tokens.setdefault(name, word)
+    p.draft.unfinished.append(name)
+    while (option := p.word("cert", "key", "dhe")) is not None:
+        if option.text == "dhe":
+            p.later("pki dhe", option)
+            fields["dhe"] = p.value("a DHE keyword", _dhe)
+        else:
+            file = p.string(f"the path of a {_FILES[option.text]}")
+            fields[option.text] = file.text
+            p.draft.files[option.text, name] = FileUse(file.text, file)
+    p.end()
+    p.draft.unfinished.remove(name)
+    p.draft.pkis[name] = Pki(name=name, cert=fields["cert"], key=fields["key"], dhe=fields["dhe"], at=before.at)
+
+
+_FILES = {"cert": "certificate", "key": "private key"}
+
+
+def _dhe(text: str) -> str:
+    if text.lower() not in ("none", "auto", "legacy"):
+        raise ValueError("expected none, auto or legacy")
+    return text.lower()
+
+
+def mda(p: Parser, _word: Token) -> None:
+    """mda = "mda" ( "limit" { limit } | "wrapper" NAME STRING )"""
+    if p.must("limit", "wrapper").text == "limit":
+        grammar_limit.limits(p, "mda")
+        return
+    name = p.string("the name of the wrapper")
+    p.declares("mda wrapper", name.text)
+    command = p.string("its command")
+    if name.text in p.draft.wrappers:
+        p.refuse(name, f"mda wrapper already declared with that name: {name.text}")
+    p.draft.wrappers[name.text] = command.text
+
+
+def mta(p: Parser, _word: Token) -> None:
+    """mta = "mta" ( "max-deferred" NUMBER | "limit" [ "for" "domain" STRING ] { limit | "inet4" | "inet6" } )"""
+    word = p.must("max-deferred", "limit")
+    if word.text == "limit":
+        grammar_limit.mta_limits(p)
+        return
+    p.later("mta max-deferred", word)
+    p.draft.settings["max_deferred"] = p.number("max-deferred", 0, NUMBER_MAX)
+
+
+def queue(p: Parser, _word: Token) -> None:
+    """queue = "queue" ( "compression" | "encryption" [ STRING ] | "ttl" delay )"""
+    word = p.must("compression", "encryption", "ttl")
+    p.later(f"queue {word.text}", word)
+    settings = p.draft.settings
+    if word.text == "ttl":
+        settings["queue_ttl"] = p.value("a time", delay)
+    elif word.text == "compression":
+        settings["queue_compression"] = True
+    else:
+        settings.update(queue_encryption=True, queue_key=None, queue_key_stdin=False)
+        if p.at_string:
+            _queue_key(p, p.advance())
+
+
+def _queue_key(p: Parser, token: Token) -> None:
+    if token.text.lower() in ("stdin", "-"):
+        p.draft.settings["queue_key_stdin"] = True
+    elif len(token.text.encode()) != 32:
+        # Its line is not shown, because the key stands there.
+        found = about(token, "invalid key for queue encryption: it must be exactly 32 octets, "
+                             f"this has {len(token.text.encode())}")
+        raise Refused(found._replace(line=""))
+    else:
+        p.draft.settings["queue_key"] = Secret(token.text)
+
+
+def resolver(p: Parser, _word: Token) -> None:
+    """resolver = "resolver" STRING
+
+    Ours; ADDR, ADDR:PORT or [ADDR]:PORT, and one for each name server."""
+    server = p.value("the address of a name server", _server)
+    p.draft.settings["resolvers"] = (*p.draft.settings.get("resolvers", ()), server)
+
+
+def _server(text: str) -> str:
+    address, port = text, ""
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]")
+        port = port.removeprefix(":") if port.startswith(":") else port and "x"
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+        port = port or "x"
+    if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise ValueError("its port is not one from 1 to 65535")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError("expected an address, with or without :port; IPv6 with one as \"[addr]:port\"") from None
+    return text
+
+
+def scheduler(p: Parser, _word: Token) -> None:
+    """scheduler = "scheduler" "limit" { limit }"""
+    p.must("limit")
+    grammar_limit.limits(p, "scheduler")
+
+
+def smtp(p: Parser, _word: Token) -> None:
+    """smtp = "smtp" ( "limit" { limit } | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING )"""
+    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim")
+    if word.text == "limit":
+        grammar_limit.limits(p, "smtp")
+    elif word.text == "ciphers":
+        p.draft.settings["smtp_ciphers"] = p.string("a list of ciphers").text
+    elif word.text == "max-message-size":
+        p.draft.settings["max_message_size"] = p.value("a size", size)
+    else:
+        p.draft.settings["sub_addr_delim"] = p.value("a delimiter", _delimiter)
+
+
+def _delimiter(text: str) -> str:
+    if len(text) != 1:
+        raise ValueError("it must be one character")
+    if not "!" <= text <= "~" or text == "@":
+        raise ValueError("it must be a printable character, and not @")
+    return text
+
+
+def srs(p: Parser, _word: Token) -> None:
+    """srs = "srs" ( "key" [ "backup" ] STRING | "ttl" delay )"""
+    word = p.must("key", "ttl")
+    p.later(f"srs {word.text}", word)
+    if word.text == "ttl":
+        p.draft.settings["srs_ttl"] = p.value("a time of a day or more", _days)
+        return
+    name = "srs_backup" if p.word("backup") else "srs_key"
+    p.draft.settings[name] = Secret(p.string("a key").text)
+
+
+def _days(text: str) -> int:
+    seconds = delay(text)
+    if seconds < 86400:
+        raise ValueError("it is too short")
+    return seconds // 86400
+
+
+STATEMENTS: dict[str, Callable[[Parser, Token], None]] = {
+    "include": include,
+    "admd": admd,
+    "bounce": bounce,
+    "ca": ca,
+    "mda": mda,
+    "mta": mta,
+    "pki": pki,
+    "queue": queue,
+    "resolver": resolver,
+    "scheduler": scheduler,
+    "smtp": smtp,
+    "srs": srs,
+    "proc": grammar_filter.proc,
+    "filter": grammar_filter.filter_,
+    "table": grammar_table.table_statement,
+    "listen": grammar_listen.listen,
+    "action": grammar_action.action,
+    "match": grammar_match.match,
+}

@@ -1,0 +1,56 @@
+"""The limit directives.  Their keywords follow from the fields of the Config."""
+
+from pysmtpd.conf.config import Limits, MtaLimits
+from pysmtpd.conf.diagnostic import did_you_mean, one_of, shown
+from pysmtpd.conf.parser import Parser
+
+NUMBER_MAX = 2**31 - 1
+_OTHER_SPELLING = {"scheduler_max_evp_batch": "max-evp-batch-size", "scheduler_max_msg_batch": "max-msg-batch-size"}
+_WORDS = frozenset({"family"})     # not numbers
+
+
+def _keyword(field: str, family: str) -> str:
+    return _OTHER_SPELLING.get(field, field.removeprefix(f"{family}_").replace("_", "-"))
+
+
+KEYWORDS: dict[str, dict[str, str]] = {
+    family: {_keyword(field, family): field for field in Limits.__struct_fields__ if field.startswith(f"{family}_")}
+    for family in ("smtp", "mda", "scheduler")
+}
+MTA_KEYWORDS = {_keyword(field, "mta"): field for field in MtaLimits.__struct_fields__ if field not in _WORDS}
+
+
+def limits(p: Parser, family: str) -> None:
+    """limit = STRING NUMBER"""
+    while p.at_string:
+        field, value = _limit(p, KEYWORDS[family], family)
+        p.draft.limits[field] = value
+    p.word(*KEYWORDS[family])
+
+
+def mta_limits(p: Parser) -> None:
+    """mta-limits = [ "for" "domain" STRING ] { limit | "inet4" | "inet6" }"""
+    domain = ""
+    if p.word("for"):
+        p.must("domain")
+        domain = p.string("a domain").text
+    found = p.draft.mta_limits.setdefault(domain, {})
+    while True:
+        if (family := p.word("inet4", "inet6")) is not None:
+            found["family"] = family.text
+        elif p.at_string:
+            field, value = _limit(p, MTA_KEYWORDS, "mta")
+            found[field] = value
+        else:
+            p.word(*MTA_KEYWORDS)
+            return
+
+
+def _limit(p: Parser, keywords: dict[str, str], family: str) -> tuple[str, int]:
+    token = p.string("a limit")
+    if token.text not in keywords:
+        p.refuse(token, f"invalid {family} limit keyword: {shown(token.text)}{did_you_mean(token.text, keywords)}",
+                 f"expected {one_of(keywords)}")
+    # With a maximum of none nothing would ever move.
+    least = 0 if "delay" in token.text or token.text in ("task-lowat", "session-keepalive") else 1
+    return keywords[token.text], p.number(token.text, least, NUMBER_MAX)

@@ -1,0 +1,150 @@
+"""``listen on``."""
+
+from collections.abc import Callable
+
+from pysmtpd.conf.config import Tls
+from pysmtpd.conf.diagnostic import shown
+from pysmtpd.conf.draft import Listen, either, mapping
+from pysmtpd.conf.grammar_filter import filter_use
+from pysmtpd.conf.grammar_table import table, table_follows
+from pysmtpd.conf.lexer import Kind, Token
+from pysmtpd.conf.parser import Parser
+
+TAG_MAX = 32                       # octets
+PKI_MAX = 32
+Option = Callable[[Parser, Listen, Token], None]
+
+
+def listen(p: Parser, word: Token) -> None:
+    """listen = "listen" "on" ( "socket" { socket-option } | STRING { listen-option } )
+
+    STRING is the name of an interface, an address or a host name; all is every address."""
+    p.must("on")
+    if p.word("socket"):
+        made = Listen(word, None)
+        p.options("listen", SOCKET_OPTIONS, made)
+    else:
+        made = Listen(word, p.string("an interface or address"))
+        p.options("listen", LISTEN_OPTIONS, made)
+    p.end()
+    p.draft.listens.append(made)
+
+
+def _family(p: Parser, made: Listen, word: Token) -> None:
+    """family = "inet4" | "inet6" """
+    p.once(made.seen, "family", word, "address family already specified")
+    made.family = word.text
+
+
+def _port(p: Parser, made: Listen, word: Token) -> None:
+    """port = "port" ( NUMBER | "smtp" | "smtps" | STRING )"""
+    p.once(made.seen, "port", word, "port already specified")
+    if p.token.kind is Kind.NUMBER:
+        made.fields["port"] = p.number("port", 1, 65535)
+        return
+    token = p.word("smtp", "smtps") or p.string("a port")
+    port = p.source.service(token.text)
+    if port is None:
+        hint = ("write the number without quotes",) if token.text.isdigit() else ()
+        p.refuse(token, f"invalid port: {shown(token.text)}", *hint)
+    made.fields["port"] = port
+
+
+def _tls(p: Parser, made: Listen, word: Token) -> None:
+    """tls = "tls" | ( "tls-require" | "smtps" ) [ "verify" ]"""
+    p.once(made.seen, "tls", word, "TLS mode already specified")
+    made.fields["tls"] = {"tls": Tls.OFFERED, "tls-require": Tls.REQUIRED, "smtps": Tls.SMTPS}[word.text]
+    if word.text != "tls" and p.word("verify"):
+        made.fields["tls_verify"] = True
+
+
+def _pki(p: Parser, made: Listen, word: Token) -> None:
+    """pki-use = "pki" NAME"""
+    made.seen.setdefault("pki", word)
+    names: tuple[str, ...] = made.fields.get("pki", ())
+    if len(names) == PKI_MAX:
+        p.refuse(word, "too many pki specified")
+    made.fields["pki"] = (*names, p.name("pki", "the name of a pki"))
+
+
+def _ca(p: Parser, made: Listen, word: Token) -> None:
+    """ca-use = "ca" NAME"""
+    p.once(made.seen, "ca", word, "ca already specified")
+    made.fields["ca"] = p.name("ca", "the name of a ca")
+
+
+def _text(p: Parser, made: Listen, word: Token) -> None:
+    """text = ( "ciphers" | "protocols" | "hostname" ) STRING"""
+    p.once(made.seen, word.text, word, f"{word.text} already specified")
+    made.fields[word.text] = p.string("its value").text
+
+
+def _auth(p: Parser, made: Listen, word: Token) -> None:
+    """auth = ( "auth" | "auth-optional" ) [ table ]"""
+    p.once(made.seen, "auth", word, "auth already specified")
+    made.fields["auth"] = "required" if word.text == "auth" else "optional"
+    if table_follows(p):
+        made.fields["auth_table"] = table(p, either("auth"))
+
+
+def _filter(p: Parser, made: Listen, word: Token) -> None:
+    """filter-use = "filter" ( NAME | "{" filters "}" )"""
+    p.once(made.seen, "filter", word, "filter already specified")
+    made.fields["filter"] = filter_use(p)
+
+
+def _tag(p: Parser, made: Listen, word: Token) -> None:
+    """tag = "tag" STRING"""
+    p.once(made.seen, "tag", word, "tag already specified")
+    token = p.string("a tag")
+    if len(token.text.encode()) > TAG_MAX:
+        p.refuse(token, f"tag name too long: more than {TAG_MAX} octets")
+    made.fields["tag"] = token.text
+
+
+def _hostnames(p: Parser, made: Listen, word: Token) -> None:
+    """hostnames = "hostnames" table"""
+    p.once(made.seen, "hostnames", word, "hostnames already specified")
+    made.fields["hostnames"] = table(p, mapping("hostnames"))
+
+
+def _senders(p: Parser, made: Listen, word: Token) -> None:
+    """senders = "senders" table [ "masquerade" ]"""
+    p.once(made.seen, "senders", word, "senders already specified")
+    made.fields["senders"] = table(p, mapping("senders"))
+    if p.word("masquerade"):
+        made.fields["masquerade"] = True
+
+
+def _flag(p: Parser, made: Listen, word: Token) -> None:
+    """flag = "mask-src" | "no-dsn" | "received-auth" | "proxy-v2" """
+    p.once(made.seen, word.text, word, f"{word.text} already specified")
+    made.fields[word.text.replace("-", "_")] = True
+
+
+SOCKET_OPTIONS: dict[str, Option] = {
+    "filter": _filter,
+    "mask-src": _flag,
+    "no-dsn": _flag,
+    "tag": _tag,
+}
+LISTEN_OPTIONS: dict[str, Option] = {
+    **SOCKET_OPTIONS,
+    "inet4": _family,
+    "inet6": _family,
+    "port": _port,
+    "tls": _tls,
+    "tls-require": _tls,
+    "smtps": _tls,
+    "pki": _pki,
+    "ca": _ca,
+    "ciphers": _text,
+    "protocols": _text,
+    "hostname": _text,
+    "hostnames": _hostnames,
+    "auth": _auth,
+    "auth-optional": _auth,
+    "senders": _senders,
+    "received-auth": _flag,
+    "proxy-v2": _flag,
+}

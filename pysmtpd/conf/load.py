@@ -1,0 +1,86 @@
+"""Read smtpd.conf: the one entrance to this package."""
+
+from collections.abc import Iterator, Mapping
+
+from pysmtpd.conf import grammar, lint
+from pysmtpd.conf.check import Check
+from pysmtpd.conf.config import Config, Position
+from pysmtpd.conf.diagnostic import Diagnostic, did_you_mean
+from pysmtpd.conf.draft import Draft
+from pysmtpd.conf.lexer import File
+from pysmtpd.conf.parser import Parser
+from pysmtpd.conf.source import Source
+from pysmtpd.conf.text import decode
+
+__all__ = ["Loaded", "load"]
+
+
+class Loaded:
+    """What became of a file.
+
+    config: None when there are errors.  errors, warnings: in the order of the text; str() is what an operator reads.
+    not_in_effect: what is understood and kept, but not acted on yet, and where it stands."""
+
+    def __init__(self, config: Config | None, draft: Draft) -> None:
+        self.config = config
+        self.errors: list[Diagnostic] = draft.errors
+        self.warnings: list[Diagnostic] = draft.warnings
+        self.not_in_effect: list[tuple[Position, str]] = draft.not_in_effect
+
+
+def load(
+    path: str, source: Source, macros: Mapping[str, str] | None = None, *, unprivileged_user: str = "",
+    state_dir: str = "",
+) -> Loaded:
+    """Read a configuration, with all its errors.
+
+    macros: those of -D, which the file cannot change.  unprivileged_user: the one user of a daemon without root."""
+    draft = Draft()
+    try:
+        data = source.read(path)
+    except OSError as error:
+        return _failed(draft, path, f"{error.strerror}")
+    text, trouble = decode(data, path)
+    if trouble:
+        return _failed(draft, path, trouble)
+    file = File(path, text)
+    parser = Parser(source, macros or {}, draft)
+    parser.read(file, grammar.statement)
+    if not draft.rules and not draft.errors:
+        draft.errors.append(_whole(path, "no rules, nothing to do",
+                                   'every message would be refused; write a match, such as: '
+                                   'match for local action "local"'))
+    config = Check(draft, source, unprivileged_user, state_dir).config()
+    if not config.hostname:
+        draft.errors.append(_whole(path, "this machine does not have a hostname set",
+                                   "write its name into /etc/mailname"))
+    draft.warnings += _unused_macros(parser, path)
+    draft.not_in_effect.sort(key=lambda found: (found[0].file, found[0].line, found[0].column))
+    if draft.errors:
+        _sort(draft.errors)
+        return Loaded(None, draft)
+    draft.warnings += lint.warnings(config)
+    _sort(draft.warnings)
+    return Loaded(config, draft)
+
+
+def _failed(draft: Draft, path: str, message: str) -> Loaded:
+    draft.errors.append(_whole(path, message))
+    return Loaded(None, draft)
+
+
+def _whole(path: str, message: str, *notes: str) -> Diagnostic:
+    """What is wrong with a file as a whole."""
+    return Diagnostic(Position(path, 1, 1), message, notes=notes)
+
+
+def _unused_macros(parser: Parser, path: str) -> Iterator[Diagnostic]:
+    for name in sorted(parser.fixed - parser.used):
+        near = did_you_mean(name, parser.macros.keys() - {name})
+        yield _whole(path, f"macro '{name}' of -D is not used{near}")._replace(warning=True)
+
+
+def _sort(found: list[Diagnostic]) -> None:
+    """Into the order of the text, files in the order in which they were met."""
+    files = list(dict.fromkeys(one.at.file for one in found))
+    found.sort(key=lambda one: (files.index(one.at.file), one.at.line, one.at.column))

@@ -1,0 +1,46 @@
+"""Times, sizes and names as smtpd.conf(5) writes them.  Each function raises ValueError, whose text says what is
+expected instead."""
+
+import re
+
+INT_MAX = 2**31 - 1
+SIZE_MAX = 2**63 - 1
+_DELAY = re.compile(r"([0-9]{1,20})([smhd])")
+_SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{0,18}))?([BKMGTPE]?)", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def delay(text: str) -> int:
+    """``4d``: seconds, at least 1."""
+    match = _DELAY.fullmatch(text)
+    if match is None:
+        raise ValueError("expected a number and one of s, m, h, d, such as 30m or 4d")
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds < 1:
+        raise ValueError("a time must be at least 1s")
+    if seconds > INT_MAX:
+        raise ValueError("a time must be less than 69 years")
+    return seconds
+
+
+def size(text: str) -> int:
+    """``35M``, ``1.5G`` or octets: powers of 1024."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("expected octets, or a number and one of B, K, M, G, T, P, E, such as 35M")
+    scale = 1 << 10 * "BKMGTPE".index((match[3] or "B").upper())
+    fraction = match[2] or ""
+    octets = int(match[1]) * scale
+    octets += int(fraction or "0") * scale // int("1" + "0" * len(fraction))
+    if octets > SIZE_MAX:
+        raise ValueError("a size must be less than 8E")
+    return octets
+
+
+def host_name(text: str) -> str:
+    """A host name, in lower case."""
+    labels = text.removesuffix(".").split(".")
+    if len(text) > 255 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("expected a host name, such as mail.example.org")
+    return text.lower()

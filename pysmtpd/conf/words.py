@@ -1,0 +1,48 @@
+"""The reserved words of smtpd.conf(5): unquoted they are never a name or a value.
+
+The names of limits (``max-session``) and our own additions (``resolver``) are not reserved, so that no file of
+OpenSMTPD's reads differently here.
+"""
+
+RESERVED = frozenset({
+    "action", "admd", "alias", "any", "auth", "auth-optional", "backup", "bounce", "bypass", "ca", "cert", "chain",
+    "chroot", "ciphers", "commit", "compression", "connect", "data", "data-line", "dhe", "disconnect", "domain",
+    "ehlo", "encryption", "expand-only", "fcrdns", "filter", "for", "forward-only", "from", "group", "helo",
+    "helo-src", "host", "hostname", "hostnames", "include", "inet4", "inet6", "junk", "key", "limit", "listen",
+    "lmtp", "local", "mail-from", "maildir", "mask-src", "masquerade", "match", "max-deferred", "max-message-size",
+    "mbox", "mda", "mta", "mx", "no-dsn", "no-verify", "noop", "on", "phase", "pki", "port", "proc", "proc-exec",
+    "protocols", "proxy-v2", "queue", "quit", "rcpt-to", "rdns", "received-auth", "recipient", "regex", "reject",
+    "relay", "report", "rewrite", "rset", "scheduler", "senders", "smtp", "smtp-in", "smtp-out", "smtps", "socket",
+    "src", "srs", "sub-addr-delim", "table", "tag", "tagged", "tls", "tls-require", "ttl", "user", "userbase",
+    "verify", "virtual", "warn-interval", "wrapper",
+})
+
+# The first words of statements that OpenSMTPD had before 6.4, and what says the same now.
+CLASSIC: dict[str, str] = {
+    "accept": "match ... action",
+    "reject": "match ... reject",
+    "expire": "queue ttl",
+    "bounce-warn": "bounce warn-interval",
+    "max-message-size": "smtp max-message-size",
+    "limit": "mta limit, smtp limit, scheduler limit or mda limit",
+    "subaddressing-delimiter": "smtp sub-addr-delim",
+    "enqueue": "action",
+    "map": "table",
+}
+# Words that stood inside statements then.
+CLASSIC_INSIDE: dict[str, str] = {
+    "certificate": "cert",
+    "deliver": "action NAME mbox, maildir, mda or lmtp, and then match ... action NAME",
+    "via": "action NAME relay host",
+    "mask-source": "mask-src",
+    "hostnames-from": "hostnames",
+    "tagged": "tag",
+    "secure": "tls, and another listener with smtps",
+    "sender": "mail-from",
+    "recipient": "rcpt-to",
+    "source": "src",
+    "expire": "ttl",
+    "relay-to": "relay host",
+    "dhparams": "dhe",
+    "tls-optional": "tls",
+}

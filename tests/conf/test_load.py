@@ -1,0 +1,172 @@
+"""What load() does with a file as a whole: -D, users, warnings, what cannot be checked."""
+
+import time
+
+import pytest
+
+from pysmtpd.conf.config import Secret
+from pysmtpd.conf.load import load
+from pysmtpd.conf.parser import ERRORS_MAX
+from tests.conf.machine import PATH, Machine, errors, read
+
+
+def warnings(text: str, machine: Machine | None = None) -> list[str]:
+    found = read(text, machine)
+    assert found.errors == []
+    return [str(warning).split("\n")[0].removeprefix(f"{PATH}:") for warning in found.warnings]
+
+
+def test_macros_of_the_command_line_win() -> None:
+    machine = Machine('p = "25"\nlisten on lo inet4 port $p\nmatch for any reject')
+    config = load(PATH, machine, {"p": "2525"}).config
+    assert config is not None and config.listeners[0].port == 2525
+    found = load(PATH, machine, {"prot": "2525"})
+    assert found.config is not None
+    assert [str(warning) for warning in found.warnings] == [
+        "smtpd.conf:1:1: warning: macro 'prot' of -D is not used"]
+    assert "did you mean \"port\"" in str(load(PATH, Machine("port = x"), {"prot": "x"}).warnings)
+
+
+def test_a_missing_file() -> None:
+    found = load("/none", Machine())
+    assert found.config is None
+    assert [str(error) for error in found.errors] == ["/none:1:1: No such file or directory"]
+
+
+def test_every_error_is_told_but_not_without_end() -> None:
+    assert len(errors("listen on lo prt\n" * 10)) == 10
+    assert len(read("nonsense\n" * 1000).errors) == ERRORS_MAX
+
+
+def test_a_broken_declaration_is_not_missing_too() -> None:
+    text = """
+    action a mbox usr
+    table t { x
+    filter f chian
+    proc p
+    ca c crt
+    pki k cret x
+    mda wrapper w
+    listen on lo filter f
+    listen on eth1 tls pki k ca c
+    action b maildir alias <t> wrapper w
+    filter g proc p
+    match for any action a
+    """
+    assert len(errors(text)) == 7
+
+
+def test_a_line_that_is_broken_ends_with_its_line() -> None:
+    found = read("listen on lo port x y { z\naction a mbox\nmatch for any action a")
+    assert [str(error.at) for error in found.errors] == ["smtpd.conf:1:19"]
+
+
+def test_without_root_there_is_one_user() -> None:
+    text = "action a maildir user joe\naction b mbox\nmatch for any action a\nmatch for local action b"
+    assert read(text, unprivileged_user="joe", state_dir="/s").config.user == "joe"  # type: ignore[union-attr]
+    found = read(text, unprivileged_user="jane")
+    assert str(found.errors[0]).split("\n")[0] == (
+        'smtpd.conf:1:23: cannot deliver as "joe": the daemon runs without root, as jane')
+
+
+def test_what_only_root_can_check_is_no_error() -> None:
+    machine = Machine()
+    machine.secret = {"/etc/secret"}
+    machine.put("/etc/secret", "a b")
+    text = "table s file:/etc/secret\naction a relay host x auth <s>\naction b mbox alias <s>\n" \
+           "match for local action b\nmatch from any auth for any action a"
+    assert warnings(text, machine) == ["1:9: warning: not checked: /etc/secret: need root"]
+
+
+def test_keys_without_root_may_be_ones_own() -> None:
+    machine = Machine()
+    machine.uid = 1000
+    machine.put("/home/key.pem", "x", uid=1000)
+    text = 'pki a cert "/etc/cert.pem" key "/home/key.pem"'
+    assert "not owned by root" in errors(text, machine)[0]
+    assert read(text, machine, unprivileged_user="joe").errors == []
+
+
+def test_the_order_of_options_that_name_a_host_is_free() -> None:
+    assert errors("table t { l = \"u:p\" }\naction a relay auth <t> host h\nmatch for any action a") == []
+
+
+def test_secrets_do_not_show() -> None:
+    config = read('srs key "hush"\nqueue encryption "0123456789abcdef0123456789abcdef"\ntable t { a = hush }').config
+    assert config is not None
+    assert isinstance(config.srs_key, Secret)
+    assert "hush" not in repr(config)
+    assert "0123456789abcdef" not in repr(config)
+
+
+def test_a_wrong_key_does_not_show() -> None:
+    assert "hush" not in str(read('queue encryption "hush"').errors[0])
+
+
+def test_a_host_name_is_needed() -> None:
+    machine = Machine()
+    machine.name = ""
+    assert "hostname" in errors("listen on lo", machine)[0]
+
+
+def test_the_short_name_of_the_host_is_local() -> None:
+    config = read("").config
+    assert config is not None
+    names = config.tables["<localnames>"].keys
+    assert names[:3] == ("localhost", "mail.example.org", "mail")
+    assert set(names) > {"127.0.0.1", "[::1]", "[2001:db8::2]", "[fe80::2]"}
+    assert set(config.tables["<localhost>"].keys) == {"local", *names[3:]}
+    assert config.tables["<anydestination>"].keys == ("*",)
+
+
+@pytest.mark.parametrize(("text", "warning"), [
+    ("action a relay\nmatch from any for any action a", "2:1: warning: open relay"),
+    ("action a relay\nmatch from any auth for any action a", ""),
+    ("action a relay\nmatch from any for any mail-from x action a", ""),
+    ("action a relay backup\nmatch from any for any action a", ""),
+    ("action a mbox\nmatch from any for any action a", ""),
+    ("action a relay", '1:8: warning: action "a" is never used'),
+    ("match from any for any reject\nmatch for domain x reject", "2:1: warning: this rule never matches"),
+    ("match for domain x reject\nmatch for domain x auth reject", "2:1: warning: this rule never matches"),
+    ("match for domain x reject\nmatch for domain y reject", ""),
+    ("match for domain x auth reject\nmatch for domain x reject", ""),
+    ("match for domain x reject\nmatch for domain regex x reject", ""),
+    ("match !for domain x reject\nmatch for domain x reject", ""),
+    ("listen on lo inet4\nlisten on 127.0.0.1", "2:1: warning: 127.0.0.1 port 25 is already listened on"),
+    ("listen on smtp.example.com", '1:11: warning: not checked: "smtp.example.com"'),
+    ("domane = x\ntable t { a$domane }", "2:11: warning: $domane stays as it is"),
+    ("# a \\\nlisten on lo\nlisten on eth1", "1:5: warning: this backslash makes"),
+    ("include \"/none/*.conf\"", "1:9: warning: no file matches"),
+    ("match auth from auth reject", "1:17: warning: this replaces the auth at smtpd.conf:1:7"),
+])
+def test_warnings(text: str, warning: str) -> None:
+    # The rule that every test file ends with is found to be unreachable after some of these.
+    found = [one for one in warnings(text) if not one.startswith(f"{text.count(chr(10)) + 2}:1:")]
+    assert [one[: len(warning)] for one in found] == ([warning] if warning else [])
+
+
+def test_includes_have_an_end() -> None:
+    machine = Machine()
+    for number in range(40):
+        machine.put(f"/{number}", f'include "/{number + 1}"')
+    assert "files include each other" in errors('include "/0"', machine)[0]
+
+
+def test_300_lines_are_read_in_100_ms() -> None:
+    part = """
+        table t{0} {{ a, b, c, "d e f", g }}
+        listen on 192.0.2.{0} port 25 tls pki mail.example.org auth-optional hostname mail.example.org tag T{0}
+        action a{0} relay host smtp+tls://relay{0}.example.org:587 helo h.example.org src 192.0.2.2 ttl 4d
+        match tag T{0} from src <t{0}> for domain {{ a.example b.example }} mail-from regex "^a.*" action a{0}
+        mta limit for domain d{0}.example.org inet4 max-conn-per-host 3 # and a comment
+        name{0} = value
+    """
+    text = 'pki mail.example.org cert "/etc/cert.pem" key "/etc/key.pem"\n'
+    text += "".join(part.format(number) for number in range(50))
+    assert text.count("\n") > 300
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert read(text).errors == []
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1
