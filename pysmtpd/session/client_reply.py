@@ -14,7 +14,7 @@ LINE_MAX = 2048
 LINES_MAX = 128
 TEXT_MAX = 1000                    # octets of a reply as it is logged and reported
 
-_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_CODES = {b"%d" % code: code for code in range(200, 600)}
 _ESC = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ \t]+|$)")
 
 
@@ -50,6 +50,9 @@ class Reply:
     def text(self) -> str:
         """All of it as one clean line, e.g. ``550 5.1.1 No such user here``."""
         if len(self.lines) == 1:
+            line = self.lines[0]
+            if len(line) < TEXT_MAX - 4 and line.isascii() and (text := line.decode()).isprintable():
+                return f"{self.code} {text}".rstrip()
             return line_of(b"%d %b" % (self.code, self.lines[0]), TEXT_MAX)
         rest = [_ESC.sub(b"", line, count=1) if _ESC.match(line) else line for line in self.lines[1:]]
         return line_of(b" ".join([b"%d" % self.code, self.lines[0], *rest]), TEXT_MAX)
@@ -82,6 +85,8 @@ class ReplyReader:
             line = self._lines.popleft()
             if len(line) > LINE_MAX:
                 raise ReplyError("line too long")
+            if line.endswith(b"\r"):
+                line = line[:-1]
             code, more, text = _parse(line)
             if more:
                 self._text.append(text)
@@ -98,12 +103,10 @@ class ReplyReader:
 
 def _parse(line: bytes) -> tuple[int, bool, bytes]:
     """Code, whether more lines follow, and the text of a line."""
-    if line.endswith(b"\r"):
-        line = line[:-1]
-    match = _LINE.fullmatch(line)
-    if match is None:
-        if len(line) < 3:
-            raise ReplyError("line too short")
-        raise ReplyError("reply code out of range" if line[:3].isdigit() else "not a reply")
-    code, separator, text = match.groups()
-    return int(code), separator == b"-", text or b""
+    code = _CODES.get(line[:3])
+    separator = line[3:4]
+    if code is not None and separator in b" -":
+        return code, separator == b"-", line[4:]
+    if len(line) < 3:
+        raise ReplyError("line too short")
+    raise ReplyError("not a reply" if code is not None or not line[:3].isdigit() else "reply code out of range")

@@ -10,15 +10,13 @@ What may be said next waits in one queue, whose answer is expected in another: t
 """
 
 import enum
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from pysmtpd.base.text import check_clean
 from pysmtpd.messages import Outcome
-from pysmtpd.session import client_commands, effects
+from pysmtpd.session import client_auth, client_commands, effects
 from pysmtpd.session.client_commands import Extensions, Transaction
 from pysmtpd.session.client_data import DotStuffer
 from pysmtpd.session.client_reply import Reply, ReplyError, ReplyReader
@@ -26,6 +24,8 @@ from pysmtpd.session.client_reply import Reply, ReplyError, ReplyReader
 
 class State(enum.Enum):
     """What the session is doing: mostly, which reply it waits for."""
+
+    __hash__ = object.__hash__     # Enum's own is slow, and handlers are looked up by state for each reply
 
     INIT = "init"
     BANNER = "banner"
@@ -143,7 +143,7 @@ class SmtpClient:
         self._stuffer: DotStuffer | None = None      # while the server waits for mail data
         self._effects: list[Effect] = []
         self._state = State.INIT   # where no reply is expected
-        self._login: list[bytes] = []
+        self._login: list[bytes] = []                # what is left to say of AUTH
         self._heard = False        # a reply, since the owner was last told whose turn it is
 
     @property
@@ -361,34 +361,19 @@ class SmtpClient:
         else:
             self._authenticate()
 
-    # AUTH (RFC 4954); the secret is only ever said over TLS
-
     def _authenticate(self) -> None:
         if not self._credentials:
             return
-        if not self._secure:
-            self._fail("Refuse to AUTH over insecure channel")
-        elif not self.extensions.auth:
-            self._fail("AUTH not advertised")
-        elif "PLAIN" in self.extensions.auth:
-            self._queue.append(_Command(State.AUTH, f"AUTH PLAIN {self._credentials}\r\n".encode()))
-        elif "LOGIN" in self.extensions.auth:
-            self._begin_login()
-        else:
-            self._fail("no supported AUTH method")
-
-    def _begin_login(self) -> None:
         try:
-            _, user, password = a2b_base64(self._credentials).split(b"\0")
-        except (Base64Error, ValueError):
-            self._fail("credentials are malformed")
+            self._login = client_auth.lines(self._credentials, self.extensions.auth, secure=self._secure)
+        except client_auth.AuthError as error:
+            self._fail(str(error))
             return
-        self._login = [b2a_base64(password, newline=False) + b"\r\n", b2a_base64(user, newline=False) + b"\r\n"]
-        self._queue.append(_Command(State.AUTH, b"AUTH LOGIN\r\n"))
+        self._queue.append(_Command(State.AUTH, self._login.pop(0)))
 
     def _auth_reply(self, _command: _Command, reply: Reply) -> None:
         if reply.code == 334 and self._login:
-            self._queue.append(_Command(State.AUTH, self._login.pop()))
+            self._queue.append(_Command(State.AUTH, self._login.pop(0)))
         elif not reply.positive:
             self._fail(f"AUTH rejected: {reply.text}", reply.esc)
 

@@ -53,7 +53,7 @@ def test_text_is_one_clean_line_of_bounded_length() -> None:
     (b"25\r\n", "line too short"),
     (b"150 no\r\n", "reply code out of range"),
     (b"600 no\r\n", "reply code out of range"),
-    (b"250x\r\n", "reply code out of range"),
+    (b"250x\r\n", "not a reply"),
     (b"hello there\r\n", "not a reply"),
     (b"250 " + b"x" * LINE_MAX + b"\r\n", "line too long"),
     (b"250 " + b"x" * LINE_MAX, "line too long"),

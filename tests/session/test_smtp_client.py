@@ -345,6 +345,10 @@ class TestAuth:
         assert not chat.server.messages
         assert secure or not any(command.startswith("AUTH") for command in chat.server.commands)
 
+    def test_credentials_that_are_none(self) -> None:
+        chat = Chat(Server({"EHLO": b"250-x\r\n250 AUTH LOGIN"}), tx(), credentials="AHVzZXI", secure=True)
+        assert chat.of(Failed) == [Failed("credentials are malformed")]
+
 
 def test_what_would_break_a_line_is_never_said() -> None:
     with pytest.raises(ValueError):

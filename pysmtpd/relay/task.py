@@ -1,0 +1,49 @@
+"""A task: envelopes of one message that go to one relay in one transaction."""
+
+from typing import NamedTuple
+
+from pysmtpd.base.envelope import Envelope, Ret
+from pysmtpd.base.ids import EvpId, msgid_of
+from pysmtpd.session.client_commands import Recipient, Transaction
+
+RCPT_MAX = 100                     # RFC 5321 4.5.3.1.8: every server takes as many
+
+
+class TaskKey(NamedTuple):
+    """What envelopes of one transaction have in common."""
+
+    msgid: int
+    sender: str
+    ret: Ret
+    envid: str
+
+
+class Task:
+    """One transaction to be."""
+
+    __slots__ = ("envelopes", "has_8bit", "key", "size", "tries")
+
+    def __init__(self, key: TaskKey, size: int, has_8bit: bool) -> None:
+        self.key = key
+        self.size = size
+        self.has_8bit = has_8bit
+        self.envelopes: list[Envelope] = []
+        self.tries = 0             # sessions that ended before they decided it
+
+    @property
+    def full(self) -> bool:
+        return len(self.envelopes) >= RCPT_MAX
+
+    def transaction(self) -> Transaction:
+        recipients = [Recipient(str(env.dest), env.notify, env.orcpt) for env in self.envelopes]
+        return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid)
+
+
+def key_of(envelope: Envelope, mail_from: str) -> TaskKey:
+    """``mail_from``: the action's; it replaces what it has of the sender, but never the null reverse-path."""
+    sender = envelope.sender
+    text = str(sender)
+    if mail_from and text:
+        user, _, domain = mail_from.rpartition("@") if "@" in mail_from else (mail_from, "", "")
+        text = f"{user or sender.user}@{domain or sender.domain}"
+    return TaskKey(msgid_of(EvpId(envelope.evpid)), text, envelope.ret, envelope.envid)
