@@ -46,10 +46,9 @@ class Spec(NamedTuple):
     fd: bool
     bulk: bool
     decode: Callable[[bytes | memoryview], Message]
-
-    @property
-    def limit(self) -> int:
-        return BULK_MAX if self.bulk else BODY_MAX
+    limit: int                     # octets of a body
+    frame_max: int                 # octets of a frame
+    flags: int
 
 
 class Frame(NamedTuple):
@@ -77,7 +76,9 @@ def declare(number: int, *routes: Route, fd: bool = False, bulk: bool = False) -
         if not routes or not 0 < number <= 0xFFFF:
             raise TypeError(f"{cls.__name__}: a message needs a route and a number of 16 bits")
         decode = msgspec.msgpack.Decoder(cls).decode
-        BY_NUMBER[number] = BY_CLASS[cls] = Spec(number, cls, frozenset(routes), fd, bulk, decode)
+        limit = BULK_MAX if bulk else BODY_MAX
+        spec = Spec(number, cls, frozenset(routes), fd, bulk, decode, limit, HEADER_SIZE + limit, FLAG_FD if fd else 0)
+        BY_NUMBER[number] = BY_CLASS[cls] = spec
         return cls
 
     return register
@@ -148,23 +149,25 @@ class Encoder:
     def __init__(self, src: Proc, dst: Proc, pid: int) -> None:
         self._route = src >> dst
         self._pid = pid
+        self._specs = {cls: spec for cls, spec in BY_CLASS.items() if self._route in spec.routes}
         self._encode = msgspec.msgpack.Encoder().encode
 
     def encode(self, message: Message, peerid: int = 0) -> bytes:
         """One frame.  Raises ImsgError when the receiver would refuse it: decoding it here costs less
         than half a microsecond, and turns a bad value into one failed session instead of a dead process."""
-        spec = BY_CLASS.get(type(message))
-        if spec is None or self._route not in spec.routes:
-            raise ImsgError(f"{type(message).__name__}: not from {self._route.src.value} to {self._route.dst.value}")
+        spec = self._specs.get(type(message))
+        if spec is None:
+            raise ImsgError(_off_route(type(message).__name__, self._route))
         try:
             body = self._encode(message)
-        except (OverflowError, UnicodeEncodeError, TypeError) as error:
-            raise ImsgError(f"{spec.cls.__name__}: {type(error).__name__}") from None
-        if len(body) > spec.limit:
+            if not spec.bulk:
+                spec.decode(body)
+        except (msgspec.DecodeError, UnicodeError, OverflowError, TypeError) as error:
+            raise ImsgError(_explain(spec, error)) from None
+        length = HEADER_SIZE + len(body)
+        if length > spec.frame_max:
             raise ImsgError(f"{spec.cls.__name__}: {len(body)} octets are more than {spec.limit}")
-        if not spec.bulk:
-            _decode(spec, body)
-        return HEADER.pack(spec.number, FLAG_FD if spec.fd else 0, HEADER_SIZE + len(body), peerid, self._pid) + body
+        return HEADER.pack(spec.number, spec.flags, length, peerid, self._pid) + body
 
 
 class Decoder:
@@ -189,31 +192,35 @@ class Decoder:
         view = memoryview(data)
         while end - at >= HEADER_SIZE:
             number, flags, length, peerid, pid = HEADER.unpack_from(data, at)
-            spec = self._check(number, flags, length)
+            spec = self._allowed.get(number)
+            if spec is None or flags != spec.flags or not HEADER_SIZE < length <= spec.frame_max:
+                raise ImsgError(self._wrong(number, flags, length))
             if end - at < length:
                 break
-            message = _decode(spec, view[at + HEADER_SIZE : at + length])
+            try:
+                message = spec.decode(view[at + HEADER_SIZE : at + length])
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ImsgError(_explain(spec, error)) from None
             at += length
             yield Frame(message, spec, peerid, pid)
         self._tail = data[at:]
 
-    def _check(self, number: int, flags: int, length: int) -> Spec:
+    def _wrong(self, number: int, flags: int, length: int) -> str:
         spec = self._allowed.get(number)
         if spec is None:
             known = BY_NUMBER.get(number)
-            name = known.cls.__name__ if known else f"unknown type {number:#x}"
-            raise ImsgError(f"{name}: not from {self._route.src.value} to {self._route.dst.value}")
-        if not HEADER_SIZE < length <= HEADER_SIZE + spec.limit:
-            raise ImsgError(f"{spec.cls.__name__}: impossible length {length}")
-        if flags != (FLAG_FD if spec.fd else 0):
-            raise ImsgError(f"{spec.cls.__name__}: impossible flags {flags:#x}")
-        return spec
+            return _off_route(known.cls.__name__ if known else f"unknown type {number:#x}", self._route)
+        if flags != spec.flags:
+            return f"{spec.cls.__name__}: impossible flags {flags:#x}"
+        return f"{spec.cls.__name__}: impossible length {length}"
 
 
-def _decode(spec: Spec, body: bytes | memoryview) -> Message:
-    try:
-        return spec.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # A UnicodeDecodeError would show the bytes; a ValidationError shows a path and a type.
-        text = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise ImsgError(f"{spec.cls.__name__}: {text}") from None
+def _off_route(name: str, route: Route) -> str:
+    return f"{name}: not from {route.src.value} to {route.dst.value}"
+
+
+def _explain(spec: Spec, error: Exception) -> str:
+    # A UnicodeError would show the bytes; a ValidationError shows a path and a type.
+    if isinstance(error, UnicodeError):
+        return f"{spec.cls.__name__}: not UTF-8"
+    return f"{spec.cls.__name__}: {error if isinstance(error, msgspec.DecodeError) else type(error).__name__}"

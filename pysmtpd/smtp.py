@@ -130,11 +130,10 @@ class Client:
     # what the session wants
 
     def run(self, effects: list[Effect]) -> None:
-        """Carry out effects in their order; everything to be sent leaves in one write."""
-        out: list[bytes] = []
+        """Carry out effects in their order; a session says all it has to say of a turn in one Send."""
         for effect in effects:
             if isinstance(effect, Send):
-                out.append(effect.data)
+                self.io.write(effect.data)
             elif isinstance(effect, Ask):
                 self.process.ask(self, effect)
             elif isinstance(effect, Body):
@@ -144,14 +143,7 @@ class Client:
             elif isinstance(effect, Count):
                 self.process.stats.add(effect.key, effect.amount)
             else:
-                self._flush(out)
                 self._control(effect)
-        self._flush(out)
-
-    def _flush(self, out: list[bytes]) -> None:
-        if out:
-            self.io.write(b"".join(out))
-            out.clear()
 
     def _control(self, effect: StartTls | Close | Wait) -> None:
         if isinstance(effect, StartTls):

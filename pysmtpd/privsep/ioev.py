@@ -121,7 +121,11 @@ class Io:
         if self.closed or self._closing:
             return
         if self._tls is not None:
-            data = self._tls.encrypt(data)
+            try:
+                data = self._tls.encrypt(data)
+            except RuntimeError as error:
+                self._loop.call_soon(self._fail, f"TLS: {error}")
+                return
         self._push(data)
 
     def pause(self) -> None:

@@ -272,6 +272,9 @@ class Process:
 
     def _setup_message(self, parent: Peer, frame: Frame) -> bool:
         message = frame.message
+        if isinstance(message, Shutdown):
+            self._log.flush()
+            os._exit(0)
         if isinstance(message, SetupDone):
             self.traces = message.verbose
             self.paused = set(message.paused)
