@@ -160,13 +160,13 @@ class Encoder:
             raise ImsgError(_off_route(type(message).__name__, self._route))
         try:
             body = self._encode(message)
+            length = HEADER_SIZE + len(body)
+            if length > spec.frame_max:
+                raise ImsgError(f"{spec.cls.__name__}: {len(body)} octets are more than {spec.limit}")
             if not spec.bulk:
                 spec.decode(body)
         except (msgspec.DecodeError, UnicodeError, OverflowError, TypeError) as error:
             raise ImsgError(_explain(spec, error)) from None
-        length = HEADER_SIZE + len(body)
-        if length > spec.frame_max:
-            raise ImsgError(f"{spec.cls.__name__}: {len(body)} octets are more than {spec.limit}")
         return HEADER.pack(spec.number, spec.flags, length, peerid, self._pid) + body
 
 
