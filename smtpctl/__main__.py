@@ -3,12 +3,7 @@
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from smtpctl.client import Control
-
-EX_USAGE_TREE = 255
 EX_UNAVAILABLE = 69
 
 
@@ -35,7 +30,9 @@ def main() -> int:
 def run(name: str, arguments: list[str]) -> int:
     """What the program does under this name."""
     if name in ("smtpctl", "mailq"):
-        return smtpctl(name, arguments)
+        from smtpctl import command_line
+
+        return command_line.smtpctl(name, arguments)
     if name in ("sendmail", "send-mail"):
         from smtpctl import enqueue
 
@@ -45,62 +42,6 @@ def run(name: str, arguments: list[str]) -> int:
         return EX_UNAVAILABLE
     print(f"{name}: unsupported mode", file=sys.stderr)
     return 1
-
-
-def smtpctl(name: str, arguments: list[str]) -> int:
-    """Find the command and carry it out."""
-    from smtpctl.commands import Failure, tree
-    from smtpctl.parser import NoCommand
-
-    state_dir = ""
-    while name == "smtpctl" and arguments and arguments[0].startswith("--state-dir"):
-        option, equals, state_dir = arguments.pop(0).partition("=")
-        if option != "--state-dir" or not (equals or arguments):
-            print("usage: smtpctl [--state-dir directory] command [argument ...]", file=sys.stderr)
-            return 1
-        state_dir = state_dir if equals else arguments.pop(0)
-    try:
-        node, values = tree.find(["show", "queue"] if name == "mailq" else arguments)
-    except NoCommand as error:
-        print("\n".join(error.lines), file=sys.stderr)
-        return EX_USAGE_TREE
-    assert node.action is not None
-    from smtpctl.client import ControlError
-
-    try:
-        with Connector(name, state_dir) as connector:
-            return node.action(connector, *values)
-    except Failure as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return error.status
-    except ControlError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-
-
-class Connector:
-    """Connects to the daemon that this call means, when that is needed."""
-
-    def __init__(self, name: str, state_dir: str) -> None:
-        self._name = name
-        self._state_dir = state_dir
-        self._control: Control | None = None
-
-    def __call__(self) -> "Control":
-        from smtpctl.client import Control, control_path
-
-        # A setuid or setgid program that calls mailq is not to be steered by its caller's environment.
-        same = os.getuid() == os.geteuid() and os.getgid() == os.getegid()
-        path = control_path(self._state_dir, os.environ, trusted=same or self._name == "smtpctl")
-        self._control = Control(path)
-        return self._control
-
-    def __enter__(self) -> "Connector":
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._control is not None:
-            self._control.close()
 
 
 if __name__ == "__main__":

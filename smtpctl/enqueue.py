@@ -75,7 +75,7 @@ def main(name: str, arguments: list[str]) -> int:
             print("newaliases: does not work yet", file=sys.stderr)
             return EX_UNAVAILABLE
         if options.mode == "p":
-            from smtpctl.__main__ import smtpctl
+            from smtpctl.command_line import smtpctl
 
             return smtpctl("mailq", [])
         if options.mode == "q":

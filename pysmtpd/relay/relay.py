@@ -1,19 +1,37 @@
 """A relay: where a domain's mail goes and how, the tasks that wait for it, and the connections it has."""
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.conf.config import Action, MtaLimits
 from pysmtpd.relay import tls_policy
 from pysmtpd.relay.route import Network, Usage
+from pysmtpd.relay.shell import Link, Timer
 from pysmtpd.relay.task import Task, TaskKey
 from pysmtpd.relay.tls_policy import TlsPolicy
 from pysmtpd.relay.url import RelayUrl, Schema, literal
 
-if TYPE_CHECKING:
-    from pysmtpd.relay.session import Session
-    from pysmtpd.relay.shell import Timer
+
+class Connection(Protocol):
+    """What a relay's owner does with one of its sessions."""
+
+    link: Link
+
+    @property
+    def relay(self) -> "Relay": ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    @property
+    def tasks(self) -> list[Task]: ...
+
+    def refuses(self, task: Task) -> tuple[str, str] | None: ...
+
+    def take(self, task: Task) -> None: ...
+
+    def quit(self) -> None: ...
 
 
 class RelayKey(NamedTuple):
@@ -59,8 +77,8 @@ class Relay:
         self.domain = network.domain(key.domain)
         self.connectors: dict[str, Usage] = {}
         self.tasks: deque[Task] = deque()
-        self.sessions: set[Session] = set()
-        self.idle: list[Session] = []
+        self.sessions: set[Connection] = set()
+        self.idle: list[Connection] = []
         self.opening = 0           # sessions that are not ready yet
         self.holding = False       # the scheduler keeps envelopes back for us
         self.proven = False        # a session was ready since the last failure

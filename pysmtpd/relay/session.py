@@ -7,24 +7,23 @@ PIPELINING hears the end of one message and the commands of the next in one writ
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from pysmtpd.base import logline
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.messages import Found, Outcome
 from pysmtpd.relay import tls_policy
-from pysmtpd.relay.body import Body
+from pysmtpd.relay.body import Bodies, Body
 from pysmtpd.relay.connector import Connect
-from pysmtpd.relay.relay import Relay
-from pysmtpd.relay.shell import Link, TlsInfo
+from pysmtpd.relay.lookup import Questions
+from pysmtpd.relay.relay import Connection, Relay
+from pysmtpd.relay.results import Results
+from pysmtpd.relay.shell import Link, Shell, TlsInfo
 from pysmtpd.relay.task import Task
 from pysmtpd.relay.url import Schema
 from pysmtpd.session import effects
 from pysmtpd.session import smtp_client as client
-from pysmtpd.session.smtp_client import SmtpClient, StartTls, State
-
-if TYPE_CHECKING:
-    from pysmtpd.relay.transfer import TransferAgent
+from pysmtpd.session.smtp_client import Failed, SmtpClient, StartTls, State
 
 BACKLOG_MAX = 128 * 1024           # octets waiting to be sent, above which no more mail data are taken
 GREETING_TIMEOUT = 60.0            # seconds, while there are other hosts to try
@@ -52,10 +51,38 @@ class Aborted(NamedTuple):
     safe: bool                     # trying again cannot make a duplicate
 
 
+class Agent(Protocol):
+    """What a session needs of the agent it works for."""
+
+    shell: Shell
+    hostname: str
+    questions: Questions
+    bodies: Bodies
+    results: Results
+
+    def has_alternative(self, relay: Relay) -> bool: ...
+
+    def again_in_the_clear(self, session: "Session") -> None: ...
+
+    def next_task(self, session: Connection) -> Task | None: ...
+
+    def session_opened(self, session: "Session") -> None: ...
+
+    def session_ready(self, session: "Session") -> None: ...
+
+    def idle_too_long(self, session: "Session") -> None: ...
+
+    def transaction_done(self, session: "Session") -> None: ...
+
+    def session_failed(self, session: "Session", failed: Failed, aborted: list[Aborted]) -> None: ...
+
+    def session_closed(self, session: "Session") -> None: ...
+
+
 class Session:
     """One connection."""
 
-    def __init__(self, agent: "TransferAgent", relay: Relay, to: Connect, *, plain: bool = False) -> None:
+    def __init__(self, agent: Agent, relay: Relay, to: Connect, *, plain: bool = False) -> None:
         """``plain``: TLS was tried with this host, and failed."""
         self.agent = agent
         self.relay = relay

@@ -25,7 +25,7 @@ from pysmtpd.relay import connector, limits, url
 from pysmtpd.relay.body import Bodies
 from pysmtpd.relay.connector import Blocked, Connect, Exhausted
 from pysmtpd.relay.lookup import Questions
-from pysmtpd.relay.relay import Candidate, Failure, Relay, RelayKey, relay_key
+from pysmtpd.relay.relay import Candidate, Connection, Failure, Relay, RelayKey, relay_key
 from pysmtpd.relay.results import Results
 from pysmtpd.relay.route import PTR_KEEP, Network, Route, Usage
 from pysmtpd.relay.session import Aborted, Session
@@ -179,7 +179,7 @@ class TransferAgent:
             self._sweep_at = clock + SWEEP
             self.network.sweep(clock)
 
-    def next_task(self, session: Session) -> Task | None:
+    def next_task(self, session: Connection) -> Task | None:
         """A waiting task that the server of this session may be given."""
         relay = session.relay
         while relay.tasks and not self.stopping:
