@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.conf.config import Action, MtaLimits
 from pysmtpd.relay import tls_policy
-from pysmtpd.relay.route import Network, Usage
+from pysmtpd.relay.route import Network, Route, Usage
 from pysmtpd.relay.shell import Link, Timer
 from pysmtpd.relay.task import Task, TaskKey
 from pysmtpd.relay.tls_policy import TlsPolicy
@@ -16,7 +16,10 @@ from pysmtpd.relay.url import RelayUrl, Schema, literal
 class Connection(Protocol):
     """What a relay's owner does with one of its sessions."""
 
-    link: Link
+    id: int
+    link: Link | None
+    route: Route
+    source: str
 
     @property
     def relay(self) -> "Relay": ...
