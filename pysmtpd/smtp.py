@@ -14,6 +14,7 @@ from pysmtpd.base import logline
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.imsg import BY_CLASS, Message
 from pysmtpd.messages import (
@@ -28,6 +29,7 @@ from pysmtpd.messages import (
     SetupFile,
     SetupListener,
     SmtpBody,
+    SmtpLookupName,
     SmtpMessageCommitted,
     SmtpMessageRollback,
     SmtpMsgids,
@@ -46,6 +48,8 @@ CLOSE_TIMEOUT = 30.0               # for the last reply to leave
 ACCEPT_MAX = 32                    # connections accepted per event
 MSGIDS_LOW = 256                   # ask for another block below this
 SPARE_FDS = 16
+NAMES_MAX = 1000                   # names of clients remembered
+NAME_KEEP = 5.0                    # seconds; lka knows how long DNS lets it
 QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
 FILE_MAX = 1024 * 1024             # of a certificate or key
 
@@ -67,9 +71,11 @@ class Door:
 class Client:
     """One connection: the shell around a session."""
 
-    __slots__ = ("credit", "door", "id", "io", "process", "session", "started")
+    __slots__ = ("address", "credit", "door", "id", "io", "process", "session", "started")
 
-    def __init__(self, process: "Smtp", sock: socket.socket, door: Door, session: SmtpSession, sid: int) -> None:
+    def __init__(self, process: "Smtp", sock: socket.socket, door: Door, session: SmtpSession, sid: int,
+                 address: str) -> None:
+        self.address = address
         self.process = process
         self.door = door
         self.session = session
@@ -210,6 +216,8 @@ class Smtp(Process):
         self._msgids: deque[MsgId] = deque()
         self._asked = False
         self._counter = self.random.getrandbits(32)
+        # Clients that come again and again: their names, by address, and until when they are believed.
+        self._names: dict[str, tuple[float, NameLookedUp]] = {}
 
     @handles(SetupListener)
     def setup_listener(self, peer: Peer, message: SetupListener) -> None:
@@ -289,7 +297,7 @@ class Smtp(Process):
         sid = self._counter << 32 | self.random.getrandbits(32) | 1
         session = SmtpSession(door.listener, door.settings, sid, address, self._next_msgid,
                               random=self.random.getrandbits)
-        client = Client(self, sock, door, session, sid)
+        client = Client(self, sock, door, session, sid, address)
         self.clients[sid] = client
         self.stats.add("smtp.session")
         self.stats.add(key)
@@ -309,10 +317,29 @@ class Smtp(Process):
         message = effect.message
         if isinstance(message, SmtpMessageRollback):
             client.credit = BODY_WINDOW
+        elif isinstance(message, SmtpLookupName):
+            known = self._names.get(message.address)
+            if known is not None and known[0] > self.loop.time():
+                self.loop.call_soon(self._name_known, replace(known[1], reqid=message.reqid))
+                return
         self.peer(_ASKED[type(message)]).send(message)
 
-    @handles(NameLookedUp, RcptExpanded, SmtpMessageCommitted)
-    def answered(self, _peer: Peer, message: NameLookedUp | RcptExpanded | SmtpMessageCommitted) -> None:
+    @handles(NameLookedUp)
+    def name_looked_up(self, _peer: Peer, message: NameLookedUp) -> None:
+        client = self.clients.get(message.reqid)
+        if client is not None:
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()
+            self._names[client.address] = (self.loop.time() + NAME_KEEP, message)
+            client.answer(message)
+
+    def _name_known(self, message: NameLookedUp) -> None:
+        client = self.clients.get(message.reqid)
+        if client is not None:
+            client.answer(message)
+
+    @handles(RcptExpanded, SmtpMessageCommitted)
+    def answered(self, _peer: Peer, message: RcptExpanded | SmtpMessageCommitted) -> None:
         client = self.clients.get(message.reqid)
         if client is not None:
             client.answer(message)
