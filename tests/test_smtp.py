@@ -1,0 +1,280 @@
+"""The shell around the inbound session: real sockets, and queue and lka played by the test."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pysmtpd.base.paths import under
+from pysmtpd.base.procs import Proc
+from pysmtpd.base.struct import replace
+from pysmtpd.conf.config import Config, Listener
+from pysmtpd.imsg import Message
+from pysmtpd.messages import (
+    BODY_WINDOW,
+    BodyCredit,
+    CtlDone,
+    CtlPause,
+    CtlSubmit,
+    CtlSubmitReady,
+    ExpandRcpt,
+    Fcrdns,
+    NameLookedUp,
+    RcptExpanded,
+    SetupListener,
+    SmtpBody,
+    SmtpEnvelopes,
+    SmtpLookupName,
+    SmtpMessageCommit,
+    SmtpMessageCommitted,
+    SmtpMessageRollback,
+    SmtpMsgids,
+    SmtpMsgidsAsk,
+)
+from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.process import Birth
+from pysmtpd.smtp import Smtp
+
+CONFIG = Config(hostname="mx.example.org", listeners=(
+    Listener(address="127.0.0.1", port=2525, hostname="mx.example.org"),
+    Listener(address="socket", hostname="mx.example.org"),
+))
+
+
+class Other:
+    """Stands for another process; remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.fds: list[int] = []
+        self.backlog = 0
+        self.fd = -1
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        self.sent.append(message)
+        if fd is not None:
+            self.fds.append(fd)
+
+    def claim_fd(self) -> int:
+        return self.fd
+
+    def take(self, kind: type[Message]) -> list[Message]:
+        found = [message for message in self.sent if isinstance(message, kind)]
+        self.sent = [message for message in self.sent if not isinstance(message, kind)]
+        return found
+
+
+class House:
+    """An smtp process in this one."""
+
+    def __init__(self) -> None:
+        paths = under("/nonexistent")
+        birth = Birth(proc="smtp", uid=0, gid=0, spool=paths.spool, socket=paths.socket, stderr=True, verbose=0)
+        self.smtp = Smtp(birth, Log(stderr=True, verbose=False))
+        self.smtp.loop = asyncio.new_event_loop()
+        self.smtp.config = CONFIG
+        self.lka, self.queue, self.control = Other(), Other(), Other()
+        self.smtp._peers = {Proc.LKA: [self.lka], Proc.QUEUE: [self.queue]}  # type: ignore[list-item]
+        self.smtp.preload()
+        door = socket.create_server(("127.0.0.1", 0))
+        self.port = door.getsockname()[1]
+        parent = Other()
+        parent.fd = door.detach()
+        self.smtp.setup_listener(parent, SetupListener(0))  # type: ignore[arg-type]
+        self.smtp.setup()
+        self.smtp.start()
+        assert self.queue.take(SmtpMsgidsAsk)
+        self.smtp.msgids(self.queue, SmtpMsgids(0x100, 1000))  # type: ignore[arg-type]
+        self.clients: list[socket.socket] = []
+
+    def until(self, done: Callable[[], bool]) -> None:
+        end = self.smtp.loop.time() + 5
+        while not done():
+            assert self.smtp.loop.time() < end, "never happened"
+            self.smtp.loop.run_until_complete(asyncio.sleep(0.001))
+
+    def turn(self) -> None:
+        self.smtp.loop.run_until_complete(asyncio.sleep(0.02))
+
+    def call(self) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port))
+        client.setblocking(False)
+        self.clients.append(client)
+        return client
+
+    def hear(self, client: socket.socket) -> bytes:
+        """The next reply, or b"" at the end."""
+        heard: list[bytes] = []
+
+        def came() -> bool:
+            try:
+                heard.append(client.recv(65536))
+            except BlockingIOError:
+                return False
+            return True
+
+        self.until(came)
+        return heard[0]
+
+    def greet(self) -> socket.socket:
+        client = self.call()
+        self.until(lambda: any(isinstance(message, SmtpLookupName) for message in self.lka.sent))
+        [ask] = self.lka.take(SmtpLookupName)
+        assert isinstance(ask, SmtpLookupName)
+        self.smtp.name_looked_up(self.lka, NameLookedUp(ask.reqid, "localhost", Fcrdns.PASS))  # type: ignore[arg-type]
+        assert self.hear(client).startswith(b"220 ")
+        return client
+
+    def to_data(self) -> socket.socket:
+        client = self.greet()
+        client.send(b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n")
+        self.until(lambda: any(isinstance(message, ExpandRcpt) for message in self.lka.sent))
+        [ask] = self.lka.take(ExpandRcpt)
+        assert isinstance(ask, ExpandRcpt)
+        answer = RcptExpanded(ask.reqid, [replace(ask.envelope, action="out")], "", "")
+        self.smtp.answered(self.lka, answer)  # type: ignore[arg-type]
+        heard = b""
+        while b"354 " not in heard:
+            heard += self.hear(client)
+        return client
+
+    def close(self) -> None:
+        for client in [*self.smtp.clients.values()]:
+            client.end()
+        for sock in [*self.clients, *self.smtp.sockets.values()]:
+            sock.close()
+        for fd in [*self.control.fds]:
+            os.close(fd)
+        self.smtp.loop.close()
+
+
+@pytest.fixture
+def house(capfd: pytest.CaptureFixture[str]) -> Iterator[House]:
+    made = House()
+    yield made
+    made.close()
+
+
+def test_a_message_is_accepted_when_the_queue_says_so(house: House) -> None:
+    client = house.to_data()
+    client.send(b"Subject: hello\r\n\r\nworld\r\n.\r\n")
+    house.until(lambda: any(isinstance(message, SmtpMessageCommit) for message in house.queue.sent))
+    [commit] = house.queue.take(SmtpMessageCommit)
+    assert isinstance(commit, SmtpMessageCommit)
+    bodies = house.queue.take(SmtpBody)
+    assert len(house.queue.take(SmtpEnvelopes)) == 1
+    assert commit.size == sum(len(body.chunk) for body in bodies if isinstance(body, SmtpBody))
+    house.turn()
+    with pytest.raises(BlockingIOError):
+        client.recv(10)
+    house.smtp.answered(house.queue, SmtpMessageCommitted(commit.reqid, True))  # type: ignore[arg-type]
+    assert house.hear(client) == b"250 2.0.0 00000100 Message accepted for delivery\r\n"
+
+
+def test_a_large_message_waits_for_credit(house: House) -> None:
+    client = house.to_data()
+    line = b"x" * 998 + b"\r\n"
+    sent = 0
+
+    def push() -> None:
+        nonlocal sent
+        try:
+            while True:
+                sent += client.send(line * 64)
+        except BlockingIOError:
+            pass
+
+    taken = 0
+    for _ in range(60):
+        push()
+        house.turn()
+        taken += sum(len(body.chunk) for body in house.queue.take(SmtpBody) if isinstance(body, SmtpBody))
+    assert BODY_WINDOW // 2 < taken <= BODY_WINDOW + 3 * 65536
+    [reqid] = house.smtp.clients
+    before = taken
+    house.smtp.body_credit(house.queue, BodyCredit(reqid, BODY_WINDOW))  # type: ignore[arg-type]
+    for _ in range(20):
+        push()
+        house.turn()
+        taken += sum(len(body.chunk) for body in house.queue.take(SmtpBody) if isinstance(body, SmtpBody))
+    assert taken > before
+    client.close()
+    for _ in range(50):
+        house.smtp.body_credit(house.queue, BodyCredit(reqid, BODY_WINDOW))  # type: ignore[arg-type]
+        house.turn()
+    assert not house.smtp.clients
+    assert house.queue.take(SmtpMessageRollback) == [SmtpMessageRollback(reqid)]
+
+
+def test_a_queue_that_falls_behind_stops_the_reading(house: House) -> None:
+    client = house.to_data()
+    house.queue.backlog = 64 * 1024 * 1024
+    for _ in range(20):
+        try:
+            client.send(b"x" * 65536)
+        except BlockingIOError:
+            break
+        house.turn()
+    taken = sum(len(body.chunk) for body in house.queue.take(SmtpBody) if isinstance(body, SmtpBody))
+    assert taken <= 3 * 65536
+
+
+def test_a_client_that_comes_again_is_not_looked_up_again(house: House) -> None:
+    house.greet()
+    client = house.call()
+    assert house.hear(client).startswith(b"220 ")
+    assert house.lka.take(SmtpLookupName) == []
+
+
+def test_too_many_connections_are_shed_politely(house: House) -> None:
+    house.smtp._max_clients = 1
+    house.greet()
+    client = house.call()
+    assert house.hear(client) == b"421 4.3.2 Too many connections\r\n"
+    assert len(house.smtp.clients) == 1
+
+
+def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
+    house.smtp.submit(house.control, CtlSubmit(7, 1000))  # type: ignore[arg-type]
+    assert house.control.sent == [CtlSubmitReady(7)]
+    client = socket.socket(fileno=house.control.fds.pop())
+    client.setblocking(False)
+    house.clients.append(client)
+    assert house.hear(client).startswith(b"220 mx.example.org ESMTP")
+    assert house.smtp.stats.values["smtp.session.local"] == 1
+
+
+def test_paused(house: House) -> None:
+    house.smtp.pause(house.control, CtlPause(1, "smtp", False))  # type: ignore[arg-type]
+    house.smtp.pause(house.control, CtlPause(2, "smtp", False))  # type: ignore[arg-type]
+    house.smtp.submit(house.control, CtlSubmit(3, 1000))  # type: ignore[arg-type]
+    client = house.call()
+    house.turn()
+    assert house.smtp.clients == {}
+    house.smtp.pause(house.control, CtlPause(4, "smtp", True))  # type: ignore[arg-type]
+    house.until(lambda: bool(house.smtp.clients))
+    answers = [(one.reqid, one.ok) for one in house.control.sent if isinstance(one, CtlDone)]
+    assert answers == [(1, True), (2, False), (3, False), (4, True)]
+    client.close()
+
+
+def test_no_message_ids_are_no_messages(house: House) -> None:
+    client = house.greet()
+    house.smtp._msgids.clear()
+    client.send(b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\n")
+    heard = b""
+    while heard.count(b"\r\n") < 8:
+        heard += house.hear(client)
+    assert heard.splitlines()[-1].startswith(b"451 ")
+    assert house.queue.take(SmtpMsgidsAsk) == [SmtpMsgidsAsk()]
+
+
+def test_a_session_that_ends_leaves_nothing(house: House) -> None:
+    client = house.greet()
+    client.send(b"QUIT\r\n")
+    assert house.hear(client) == b"221 2.0.0 Bye\r\n"
+    assert house.hear(client) == b""
+    assert house.smtp.clients == {}
+    assert house.smtp.stats.values["smtp.session"] == 0
