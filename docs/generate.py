@@ -1,0 +1,136 @@
+"""Prints the pages of docs/ that follow from a declaration: privsep.md and imsg.md.
+
+``python docs/generate.py`` writes them; tests/test_docs.py fails while they differ from the declarations.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from pysmtpd import imsg, messages
+from pysmtpd.base.procs import PROCS, Jail, Proc, Role, User
+from pysmtpd.imsg import BODY_MAX, BULK_MAX, HEADER_SIZE, Spec
+
+HERE = Path(__file__).parent
+MADE = "<!-- Made by docs/generate.py. Change the declaration instead. -->"
+_USERS = {User.ROOT: "root", User.RECIPIENT: "the recipient", User.CALLER: "the caller"}
+_JAILS = {Jail.NONE: "-", Jail.EMPTY: "chroot, empty", Jail.SPOOL: "chroot, the spool"}
+
+PRIVSEP = """# Who runs as whom, where, and speaks with whom
+
+{made}
+
+Every process but the parent is executed anew (`python -I -m`), so that no two share a memory layout. Each has a
+title, `pysmtpd: queue`; the parent is `pysmtpd: [priv]`. All but parent, conf and worker have `NoNewPrivs` set and
+cannot be traced or dumped. Without root all of them run as the invoking user, without chroot.
+
+| process | user | jail | speaks with | imports besides the common part | may hold | job |
+|---|---|---|---|---|---|---|
+{rows}
+
+The common part is `base`, `imsg`, `messages`, `conf.config` and `privsep`. *May hold* names the kinds of secret that
+may ever be in the memory of a process; whatever is not listed there must not be found in it.
+
+Two roles are no process of the daemon's own: *client* is `smtpctl` under each of its names, and *worker* is whatever
+the recipient makes of it. Both are hostile peers: a bad frame of theirs ends that one connection.
+"""
+
+IMSG = """# Who says what to whom
+
+{made}
+
+A frame is {header} octets of header (type, flags, length with header, peer id, process id; network byte order) and a
+body: the fields as a MessagePack array, at most {body} octets, of *bulk* messages {bulk}. A message marked *fd*
+carries one file descriptor. What is short, long, unknown, off its route or ill-typed is refused by the receiver: from
+a process of ours that is fatal, from a client or a worker it ends that connection.
+
+| from | to | messages |
+|---|---|---|
+{matrix}
+"""
+
+
+def privsep() -> str:
+    """docs/privsep.md: the privilege table of base/procs.py."""
+    rows = [_row(role) for role in PROCS.values()]
+    return PRIVSEP.format(made=MADE, rows="\n".join(rows))
+
+
+def _row(role: Role) -> str:
+    user = _USERS.get(role.user, f"`{role.user.value}`")
+    peers = " ".join(proc.value for proc in Proc if proc in role.peers)
+    packages = " ".join(f"`{name}`" for name in sorted(role.packages)) or "-"
+    return (f"| {role.proc.value} | {user} | {_JAILS[role.jail]} | {peers} | {packages} | "
+            f"{' '.join(sorted(role.secrets)) or '-'} | {role.job} |")
+
+
+def imsg_page() -> str:
+    """docs/imsg.md: every message, its routes and its fields."""
+    specs = [spec for _, spec in sorted(imsg.BY_NUMBER.items())]
+    lines = [IMSG.format(made=MADE, header=HEADER_SIZE, body=BODY_MAX, bulk=BULK_MAX, matrix="\n".join(_matrix(specs)))]
+    for title, group in _groups(specs):
+        lines += [f"## {title}", ""]
+        for spec in group:
+            lines += _message(spec)
+    return "\n".join(lines)
+
+
+def _matrix(specs: list[Spec]) -> Iterator[str]:
+    for src in Proc:
+        for dst in Proc:
+            names = [spec.cls.__name__ for spec in specs if src >> dst in spec.routes]
+            if names:
+                yield f"| {src.value} | {dst.value} | {', '.join(names)} |"
+
+
+def _groups(specs: list[Spec]) -> Iterator[tuple[str, list[Spec]]]:
+    """The conversations of messages.py, by the comments that open them."""
+    source = inspect.getsource(messages)
+    where = {node.name: node.lineno for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    lines = enumerate(source.split("\n"), 1)
+    titles = [(number, line.strip("# -")) for number, line in lines if line.startswith("# ---")]
+    for at, (start, title) in enumerate(titles):
+        end = titles[at + 1][0] if at + 1 < len(titles) else 1 << 30
+        group = [spec for spec in specs if start < where[spec.cls.__name__] < end]
+        if group:
+            yield title[0].upper() + title[1:], group
+
+
+def _message(spec: Spec) -> Iterator[str]:
+    marks = "".join(f", *{mark}*" for mark, on in (("fd", spec.fd), ("bulk", spec.bulk)) if on)
+    yield f"### `{spec.number:#04x}` {spec.cls.__name__}"
+    yield ""
+    yield f"{', '.join(_routes(spec))}{marks}. {' '.join(inspect.getdoc(spec.cls).split())}"  # type: ignore[union-attr]
+    yield ""
+    fields = msgspec.structs.fields(spec.cls)  # type: ignore[arg-type]
+    for field in fields:
+        yield f"- `{field.name}`: {imsg.type_name(field.type)}"
+    if fields:
+        yield ""
+
+
+def _routes(spec: Spec) -> Iterator[str]:
+    """``control → lka queue mta``: one entry for all senders that send to the same."""
+    senders: dict[str, list[str]] = {}
+    for src in Proc:
+        targets = " ".join(dst.value for dst in Proc if src >> dst in spec.routes)
+        if targets:
+            senders.setdefault(targets, []).append(src.value)
+    for targets, names in senders.items():
+        yield f"{' '.join(names)} → {targets}"
+
+
+PAGES = {"privsep.md": privsep, "imsg.md": imsg_page}
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
