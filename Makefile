@@ -38,7 +38,7 @@ run:
 	@PYTHON=$(PYTHON) PORT=$(PORT) sh etc/try.sh
 
 $(VENV)/.dev: pyproject.toml
-	@test -x $(VENV)/bin/python || { mkdir -p $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@$(VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
@@ -61,15 +61,15 @@ types: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m bench
 
-# The newest interpreter there is, up to the one the project is not yet released for.
-NEXT = $(firstword $(foreach v,3.15 3.14 3.13 3.12,$(shell command -v python$(v) 2>/dev/null)))
+# The newest interpreter that works here.
+NEXT = $(shell for v in 3.15 3.14 3.13 3.12; do python$$v -c '' 2>/dev/null && { echo python$$v; break; }; done)
 check-next:
 	@test -n "$(NEXT)" || { echo "there is no Python newer than 3.11 here" >&2; exit 1; }
 	@echo "with $(NEXT)"
 	@$(NEXT) -m venv .venv-next
 	@.venv-next/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	.venv-next/bin/python -m pytest -q -n auto -m "not e2e"
-	.venv-next/bin/python -m pytest -q -m e2e
+	.venv-next/bin/python -m pytest -q -n 2 --dist loadfile -m e2e
 
 clean:
 	rm -rf .venv .venv-next .run .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -80,4 +80,4 @@ What the daemon knows:  $venv/bin/smtpctl --state-dir $state show stats
 The configuration it runs with, explained line by line:  $state/smtpd.conf
 
 END
-exec "$venv/bin/pysmtpd" -dv --state-dir "$state" -f "$state/smtpd.conf" -D "port=$port" -D "local=$method"
+exec "$venv/bin/pysmtpd" -dv --state-dir "$state" -f "$state/smtpd.conf" -D "smtp_port=$port" -D "delivery=$method"

@@ -1,0 +1,41 @@
+"""The pages that follow from a declaration say what it says now; the others name only what exists."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["privsep.md", "imsg.md"])
+def test_a_generated_page_is_current(generate: ModuleType, name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == generate.PAGES[name](), "run: python docs/generate.py"
+
+
+def test_every_message_is_on_its_page(generate: ModuleType) -> None:
+    from pysmtpd import imsg, messages
+
+    page = generate.imsg_page()
+    assert all(f"{spec.number:#04x}` {spec.cls.__name__}\n" in page for spec in imsg.BY_NUMBER.values())
+    assert messages.SmtpBody in imsg.BY_CLASS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
