@@ -311,8 +311,7 @@ class Control(Process):
     def _trace(self, client: Client, message: CtlTrace) -> None:
         known = ALL | Trace.DEBUG
         on, off = message.on & known, message.off & known
-        self.traces = (self.traces | on) & ~off
-        self._log.verbose = bool(self.traces)
+        self.set_traces((self.traces | on) & ~off)
         question = self._question(Agreement(client, message))
         for proc in CONTROLLED:
             self.ask(question, proc, CtlTrace(question.ours, on, off))

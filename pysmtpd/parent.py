@@ -21,6 +21,7 @@ from pysmtpd.base import logline, paths
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import CHILDREN, PROCS, Proc, User
 from pysmtpd.base.struct import Frozen
+from pysmtpd.base.trace import SILENT, Trace
 from pysmtpd.conf import config as conf_config
 from pysmtpd.conf.config import Action, Config, Method
 from pysmtpd.imsg import ImsgError
@@ -43,9 +44,9 @@ from pysmtpd.messages import (
     Shutdown,
     WorkerKind,
 )
-from pysmtpd.privsep import listen, log, spawn, startup
+from pysmtpd.privsep import jail, listen, log, spawn, startup
 from pysmtpd.privsep.log import Log
-from pysmtpd.privsep.mproc import Peer, pair
+from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.process import Birth, Process, handles
 from pysmtpd.privsep.startup import Identities, StartError
 from pysmtpd.readconf import Job
@@ -116,7 +117,10 @@ class Parent(Process):
     def _warn(self) -> None:
         if not self.who.privileged:
             self.log(f"warn: not root: every process runs as {self.who.user}, and delivers to {self.who.user} only")
-        elif self.who.one_user:
+        silent = ", ".join(bit.name.lower() for bit in Trace if self.traces & bit & SILENT)
+        if silent:
+            self.log(f"warn: nothing is traced yet under: {silent}", Level.ERR)
+        if self.who.one_user:
             self.log("warn: one user for all processes: the spool is not kept from the others")
 
     def _start_conf(self) -> Peer:
@@ -142,6 +146,7 @@ class Parent(Process):
         birth = Birth(proc=proc.value, index=index, uid=uid, gid=gid, spool=self.paths.spool, socket=self.paths.socket,
                       stderr=self.options.stderr, verbose=self.traces)
         mine, theirs = pair()
+        refuse_descriptors(mine)
         keep = (self._lock,) if proc is Proc.QUEUE else ()
         pid = spawn.spawn("pysmtpd.privsep.reexec", [msgspec.json.encode(birth).decode()], theirs, keep=keep)
         theirs.close()
@@ -234,6 +239,8 @@ class Parent(Process):
             os.write(self.ready_pipe, b"0")
             os.close(self.ready_pipe)
             self.ready_pipe = None
+            if not self.options.stderr:
+                jail.let_go_of_terminal(stderr=False)
 
     @handles(LogReopen)
     def log_reopen(self, peer: Peer, _message: LogReopen) -> None:
@@ -339,9 +346,12 @@ class Parent(Process):
             raise Refused(True, "too many deliveries")
         try:
             entry = pwd.getpwnam(ask.user)
-        except KeyError:
+        except (KeyError, ValueError):     # no such user, or a NUL in its name
             raise Refused(False, f"delivery user '{ask.user}' does not exist") from None
         if entry.pw_uid == 0 and ask.kind is not WorkerKind.MBOX:
+            raise Refused(False, f"MDA not allowed to deliver to: {ask.user}")
+        if self.who.privileged and entry.pw_uid in (self.who.smtpd_uid, self.who.smtpq_uid):
+            # A worker of theirs would stand on our side of the walls: it could read the spool, or kill the daemon.
             raise Refused(False, f"MDA not allowed to deliver to: {ask.user}")
         if not self.who.privileged and entry.pw_uid != os.geteuid():
             raise Refused(False, f"not root: cannot deliver to {ask.user}")
@@ -355,6 +365,7 @@ class Parent(Process):
         mine, theirs = pair()
         arguments = [str(entry.pw_uid), str(gid), entry.pw_dir, entry.pw_name,
                      "mbox" if kind is WorkerKind.MBOX else "user", paths.MAIL_DIRECTORY]
+        refuse_descriptors(mine)
         pid = spawn.spawn("pysmtpd.deliver.worker", arguments, theirs)
         theirs.close()
         return pid, mine, entry.pw_dir

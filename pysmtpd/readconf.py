@@ -56,6 +56,8 @@ def read(job: Job, *, network: bool = False) -> Config | None:
     if job.verbose:
         for warning in loaded.warnings:
             print(warning, file=sys.stderr)
+    if job.verbose or network:
+        # Whoever starts the daemon must know, asked or not, what of the file it does not obey.
         for at, what in loaded.not_in_effect:
             print(f"{at}: not yet in effect: {what}", file=sys.stderr)
     return None if loaded.errors else loaded.config

@@ -15,6 +15,8 @@ from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
+from pysmtpd.base.text import vis
+from pysmtpd.base.trace import Trace
 from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.imsg import BY_CLASS, Message
 from pysmtpd.messages import (
@@ -139,6 +141,8 @@ class Client:
         """Carry out effects in their order; a session says all it has to say of a turn in one Send."""
         for effect in effects:
             if isinstance(effect, Send):
+                if self.process.traces & Trace.SMTP:
+                    self._trace_replies(effect.data)
                 self.io.write(effect.data)
             elif isinstance(effect, Ask):
                 self.process.ask(self, effect)
@@ -150,6 +154,11 @@ class Client:
                 self.process.stats.add(effect.key, effect.amount)
             else:
                 self._control(effect)
+
+    def _trace_replies(self, data: bytes) -> None:
+        """What the client says is not traced: it may be a password, and in time it is the mail."""
+        for line in data.splitlines():
+            self.process.trace(Trace.SMTP, f"{self.id:016x} >>> {vis(line)}")
 
     def _control(self, effect: StartTls | Close | Wait) -> None:
         if isinstance(effect, StartTls):

@@ -248,12 +248,14 @@ def _write(data: bytes) -> None:
 
 
 def _trace(connect: Connect, word: str, on: bool) -> int:
-    from pysmtpd.base.trace import NAMES
+    from pysmtpd.base.trace import NAMES, SILENT
     from pysmtpd.messages import CtlTrace
 
     bits = NAMES.get(word)
     if bits is None:
         raise Failure(f"invalid trace keyword: {word}")
+    if on and not bits & ~SILENT:
+        raise Failure(f"nothing is traced yet under: {word}", EX_UNAVAILABLE)
     return _result(connect().ask(CtlTrace(1, int(bits) if on else 0, 0 if on else int(bits))))
 
 

@@ -91,9 +91,14 @@ def main(name: str, arguments: list[str]) -> int:
         return EX_TEMPFAIL
 
 
+def _one_person() -> bool:
+    """Whether nobody else's rights are used, so that environment and options may be believed."""
+    return os.getuid() == os.geteuid() and os.getgid() == os.getegid()
+
+
 def session_of(options: Options) -> socket.socket:
     """An SMTP session with the daemon.  Raises ControlError."""
-    same = os.getuid() == os.geteuid() and os.getgid() == os.getegid()
+    same = _one_person()
     with Control(control_path(options.state_dir if same else "", os.environ, trusted=same)) as control:
         return control.submit()
 
@@ -204,6 +209,10 @@ def _mailbox(name: str, address: str) -> str:
 def _keep(letter: Letter, reason: str, status: int) -> int:
     """The daemon did not take it: put it where its writer finds it, and say so."""
     print(f"sendmail: {reason}", file=sys.stderr)
+    if not _one_person():
+        # A set-id program must not write where its caller wants: neither to his $HOME nor over what he linked there.
+        print("sendmail: the message was not sent, and not saved: real and effective ids differ", file=sys.stderr)
+        return status
     path = os.path.join(os.environ.get("HOME") or home() or "/nonexistent", "dead.letter")
     now = int(time.time())
     try:

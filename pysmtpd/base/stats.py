@@ -4,6 +4,8 @@ Each process counts in its own dictionary; control adds them up when asked.  A g
 counter only up.  Only keys touched since the start are shown.
 """
 
+from collections.abc import Callable
+
 GAUGES = frozenset({
     "bounce.envelope", "bounce.message", "bounce.session", "control.session",
     "mda.envelope", "mda.pending", "mda.running", "mda.user",
@@ -25,10 +27,11 @@ KEYS = GAUGES | COUNTERS | {"uptime"}
 class Stats:
     """The counters of one process."""
 
-    __slots__ = ("values",)
+    __slots__ = ("tell", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
+        self.tell: Callable[[str], None] | None = None  # hears of each change while traced
 
     def add(self, key: str, amount: int = 1) -> None:
         """Raises KeyError for a key that is not declared above."""
@@ -38,8 +41,12 @@ class Stats:
             if key not in KEYS:
                 raise
             self.values[key] = amount
+        if self.tell is not None:
+            self.tell(f"{key} {amount:+} = {self.values[key]}")
 
     def set(self, key: str, value: int) -> None:
         if key not in KEYS:
             raise KeyError(key)
         self.values[key] = value
+        if self.tell is not None:
+            self.tell(f"{key} = {value}")

@@ -25,6 +25,9 @@ class Trace(enum.IntEnum):
 
 ALL = 0x7FFF & ~Trace.DEBUG
 
+# Names that are OpenSMTPD's, and under which nothing of ours is told yet: whoever asks for them is told that.
+SILENT = Trace.FILTERS | Trace.MTA | Trace.BOUNCE | Trace.TABLES
+
 # -T takes the aliases of smtpd as well.
 NAMES: dict[str, int] = {
     **{bit.name.lower(): int(bit) for bit in Trace if bit is not Trace.DEBUG},

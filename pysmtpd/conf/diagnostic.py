@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pysmtpd.conf.config import Position
 from pysmtpd.conf.lexer import Token
+from pysmtpd.conf.veil import shown_line
 
 LINE_MAX = 200                     # characters of the line that are shown
 SHOWN_MAX = 40                     # characters of a word that are shown
@@ -47,7 +48,7 @@ class Refused(Exception):
 def about(token: Token, message: str, notes: Iterable[str] = (), *, warning: bool = False) -> Diagnostic:
     """A diagnostic that points at a token, and says how that came to be read."""
     at = token.at
-    line = token.file.line(at.line)
+    line = shown_line(token.file, at.line)
     width = min(token.end - token.start, len(line) - at.column + 1)
     more = [f"in the text of macro ${token.macro}"] if token.macro else []
     file = token.file

@@ -25,6 +25,7 @@ NOT_IN_EFFECT = frozenset({
     "listen senders",
     "action alias",
     "action virtual",
+    "action userbase",              # decides who exists; uid, gid and home are still the system's
     "action relay filter",
     "action relay protocols",
     "action relay srs",

@@ -194,8 +194,8 @@ def queue(p: Parser, _word: Token) -> None:
         settings["queue_compression"] = True
     else:
         settings.update(queue_encryption=True, queue_key=None, queue_key_stdin=False)
-        if p.at_string:
-            _queue_key(p, p.advance())
+        if p.at_string or p.token.kind is Kind.NUMBER:
+            _queue_key(p, p.secret("a key"))
 
 
 def _queue_key(p: Parser, token: Token) -> None:
@@ -270,7 +270,7 @@ def srs(p: Parser, _word: Token) -> None:
         p.draft.settings["srs_ttl"] = p.value("a time of a day or more", _days)
         return
     name = "srs_backup" if p.word("backup") else "srs_key"
-    p.draft.settings[name] = Secret(p.string("a key").text)
+    p.draft.settings[name] = Secret(p.secret("a key").text)
 
 
 def _days(text: str) -> int:

@@ -57,7 +57,7 @@ def entries(p: Parser, name: str, at: Position) -> Table:
         if p.token.kind is Kind.MARK and p.token.text in ("=", "=>"):
             _shape(p, bool(keys), "this is a key with a value, and the entries before it have none")
             p.advance()
-            pairs.append((key.text, Secret(p.string("a value").text)))
+            pairs.append((key.text, Secret(p.secret("a value").text)))
         else:
             _shape(p, bool(pairs), "an entry without a value after entries that have one", key)
             keys.append(key.text)

@@ -69,9 +69,13 @@ class File:
         line = bisect_right(self._lines, offset)
         return Position(self.name, line, offset - self._lines[line - 1] + 1)
 
+    def start(self, number: int) -> int:
+        """Where a line begins."""
+        return self._lines[number - 1]
+
     def line(self, number: int) -> str:
         """The text of a line without its end."""
-        start = self._lines[number - 1]
+        start = self.start(number)
         end = self.text.find("\n", start)
         return self.text[start:] if end == -1 else self.text[start:end]
 

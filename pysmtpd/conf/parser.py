@@ -183,6 +183,12 @@ class Parser:
         self._wants_string = True
         return self.fail()
 
+    def secret(self, what: str) -> Token:
+        """A string that no error shows, not even one that says it should have been quoted."""
+        if not self.at_string and self.token.kind in (Kind.WORD, Kind.NUMBER):
+            self.refuse(self.token, f"expected {what}", "a number or a reserved word must be quoted here")
+        return self.string(what)
+
     def number(self, what: str, least: int, most: int) -> int:
         """A number within bounds."""
         if self.token.kind is not Kind.NUMBER:

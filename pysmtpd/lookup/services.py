@@ -1,5 +1,7 @@
 """What mta looks up in tables: where to relay, from which address, under which name, as whom."""
 
+from binascii import b2a_base64
+
 from pysmtpd.lookup.match import parse_address
 from pysmtpd.lookup.records import address_of, is_hostname
 from pysmtpd.lookup.table import Service, TableError, Tables
@@ -43,14 +45,18 @@ def _addrname(tables: Tables, table: str, key: str) -> str | None:
 
 
 def _credentials(tables: Tables, table: str, key: str) -> str | None:
-    """``user:password``; a value without a colon is the password of the user named like the key."""
+    """What AUTH PLAIN says (RFC 4616): base64 of NUL user NUL password.
+
+    The table has ``user:password``; a value without a colon is the password of the user named like the key."""
     value = tables.lookup(table, Service.CREDENTIALS, key)
     if value is None:
         return None
-    user, colon, password = value.partition(":") if ":" in value else (key.lower(), ":", value)
+    user, _, password = value.partition(":") if ":" in value else (key.lower(), ":", value)
     if len(value) < 3 or not user or not password:
         raise TableError(f"table {table}: the credentials of {key} are incomplete")
-    return f"{user}{colon}{password}"
+    if not value.isprintable():
+        raise TableError(f"table {table}: the credentials of {key} are not one line")
+    return b2a_base64(f"\0{user}\0{password}".encode(), newline=False).decode()
 
 
 _SERVICES = {"relayhost": _relayhost, "source": _source, "addrname": _addrname, "credentials": _credentials}

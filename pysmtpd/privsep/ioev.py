@@ -12,6 +12,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from pysmtpd.base.trace import Trace
+
 if TYPE_CHECKING:
     from pysmtpd.privsep.process import Process
     from pysmtpd.privsep.tls import TlsContext, TlsInfo, TlsLayer
@@ -193,6 +195,8 @@ class Io:
             self._fail(error)
             return
         self.deadline = self._loop.time() + self._timeout
+        if self._process.traces & Trace.IO:
+            self._process.trace(Trace.IO, f"fd {self._fd} read {size}")
         if not size:
             self.pause()
             self._tell(self._handler.io_eof)
@@ -234,6 +238,8 @@ class Io:
     def _push(self, data: bytes) -> None:
         if not data:
             return
+        if self._process.traces & Trace.IO:
+            self._process.trace(Trace.IO, f"fd {self._fd} write {len(data)}, {self.backlog} waiting")
         if not self._out and not self._connecting:
             try:
                 sent = self._sock.send(data)

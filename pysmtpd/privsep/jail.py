@@ -42,6 +42,23 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def let_go_of_terminal(*, stderr: bool) -> None:
+    """Nothing to read, and nothing to write to but the log when that goes to standard error.
+
+    Those who speak with strangers would otherwise hold the terminal the daemon was started from, and could read what
+    is typed there long after it went into the background."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1) if stderr else (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+    if stderr and os.isatty(2):
+        with contextlib.suppress(OSError):
+            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
 def enter(root: str, uid: int, gid: int, *, threads: bool) -> None:
     """Become uid and gid inside root (empty: no chroot).  Raises JailError or OSError; then the process must end."""
     if os.geteuid() == 0:

@@ -6,6 +6,7 @@ import socket
 import stat
 
 from pysmtpd.conf.config import Listener
+from pysmtpd.privsep.mproc import refuse_descriptors
 from pysmtpd.privsep.startup import StartError
 
 BACKLOG = 511
@@ -45,6 +46,7 @@ def control_socket(path: str) -> socket.socket:
         raise StartError(f"{path}: {error.strerror}") from None
     finally:
         probe.close()
+    refuse_descriptors(sock)
     old = os.umask(0o111)
     try:
         if _is_socket(path):

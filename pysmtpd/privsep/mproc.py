@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections import deque
 from typing import Protocol
 
@@ -19,6 +20,7 @@ READ_SIZE = 65536                  # larger reads cross malloc's mmap threshold 
 FDS_MAX = 8                        # descriptors accepted at once
 _CMSG_SPACE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_SO_PASSRIGHTS = 83                # Linux 6.16
 
 
 class Owner(Protocol):
@@ -241,6 +243,16 @@ class Peer:
             self._loop.add_writer(self._sock.fileno(), self._flush)
         else:
             self._loop.remove_writer(self._sock.fileno())
+
+
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Whoever speaks to us through this socket may send no descriptors, where the kernel can see to that.
+
+    It is not enough to close them: closing the last descriptor of a TCP socket that lingers blocks for as long as its
+    sender wished, and the whole process with it.  A listening socket hands this on to those it accepts."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -48,6 +48,7 @@ from pysmtpd.privsep.mproc import Peer
 
 PARENT_FD = 3
 SETUP_TIMEOUT = 10.0
+_FRAMES = Trace.MPROC | Trace.IMSG
 _LEFT_TO_PROCESS = {SetupPeer, ConfView, SetupDone, LogSocket, Shutdown, CtlTrace, CtlStats}
 
 Handler = Callable[[Any, Peer, Any], None]
@@ -185,14 +186,26 @@ class Process:
 
     def peer_frame(self, peer: Peer, frame: Frame) -> None:
         message = frame.message
-        if self.traces & Trace.MPROC:
-            name = type(message).__name__
-            self._log.write(f"mproc: {peer.proc.value} -> {self.ME.value} : {name}", Level.DEBUG)
+        if self.traces & _FRAMES:
+            self._trace_frame(peer, frame)
         handler = self._handlers.get(type(message))
         if handler is None:
             self._runtime_message(peer, message)
             return
         handler(self, peer, message)
+
+    def _trace_frame(self, peer: Peer, frame: Frame) -> None:
+        """Names and ids only: what a message carries may be a secret."""
+        name = type(frame.message).__name__
+        self.trace(Trace.MPROC, f"{peer.proc.value} -> {self.ME.value} : {name}")
+        self.trace(Trace.IMSG, f"{peer.proc.value} -> {self.ME.value} : {frame.spec.number:#06x} {name} "
+                               f"reqid={getattr(frame.message, 'reqid', 0):016x} pid={frame.pid}")
+
+    def set_traces(self, traces: int) -> None:
+        """What is traced from now on: Trace bits."""
+        self.traces = traces
+        self._log.verbose = bool(traces)
+        self.stats.tell = (lambda text: self.trace(Trace.STAT, text)) if traces & Trace.STAT else None
 
     def peer_lost(self, peer: Peer, reason: str) -> None:
         if peer.proc in (Proc.WORKER, Proc.CLIENT):
@@ -210,8 +223,7 @@ class Process:
             self._leaving = True
             self.drain()
         elif isinstance(message, CtlTrace):
-            self.traces = (self.traces | message.on) & ~message.off
-            self._log.verbose = bool(self.traces)
+            self.set_traces((self.traces | message.on) & ~message.off)
             peer.send(CtlDone(message.reqid, True, ""))
         elif isinstance(message, CtlStats):
             self.tell_stats()
@@ -276,7 +288,7 @@ class Process:
             self._log.flush()
             os._exit(0)
         if isinstance(message, SetupDone):
-            self.traces = message.verbose
+            self.set_traces(message.verbose)
             self.paused = set(message.paused)
             return True
         parent.fd = parent.take_fd() if frame.spec.fd else None
@@ -306,6 +318,7 @@ class Process:
         root = {Jail.NONE: "", Jail.EMPTY: self.paths.empty, Jail.SPOOL: self.paths.spool}[role.jail]
         if root and os.geteuid() == 0:
             self.paths = Paths("", self.paths.socket) if role.jail is Jail.SPOOL else self.paths
+        jail.let_go_of_terminal(stderr=self.birth.stderr)
         jail.enter(root, self.birth.uid, self.birth.gid, threads=self.ME in (Proc.QUEUE, Proc.LKA))
 
     def _loop(self) -> None:

@@ -68,7 +68,7 @@ def choose(relay: Relay, network: Network, clock: float) -> Connect | Blocked | 
         for candidate in level:
             if candidate.address in relay.failed:
                 continue
-            route = network.route(relay.source, candidate.address)
+            route = network.route(relay.source, candidate.address, relay.key.port)
             if route.disabled_until > clock:
                 disabled = min(disabled, route.disabled_until)
                 continue

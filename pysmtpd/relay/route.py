@@ -39,7 +39,7 @@ class Host(Usage):
 
 
 class Route(Usage):
-    """From a source to a host."""
+    """From a source to a port of a host: that one server there is down says nothing of the others."""
 
     __slots__ = ("disabled_until", "host", "lastdisc", "penalty", "proven", "source")
 
@@ -86,7 +86,7 @@ class Network:
         self.sources: dict[str, Usage] = {}
         self.domains: dict[str, Usage] = {}
         self.hosts: dict[str, Host] = {}
-        self.routes: dict[tuple[str, str], Route] = {}
+        self.routes: dict[tuple[str, str, int], Route] = {}
 
     def source(self, address: str) -> Usage:
         return self.sources.get(address) or self.sources.setdefault(address, Usage())
@@ -97,8 +97,8 @@ class Network:
     def host(self, address: str) -> Host:
         return self.hosts.get(address) or self.hosts.setdefault(address, Host(address))
 
-    def route(self, source: str, address: str) -> Route:
-        key = source, address
+    def route(self, source: str, address: str, port: int = 25) -> Route:
+        key = source, address, port
         return self.routes.get(key) or self.routes.setdefault(key, Route(source, self.host(address)))
 
     def sweep(self, clock: float) -> None:

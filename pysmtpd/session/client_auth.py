@@ -25,3 +25,16 @@ def lines(credentials: str, offered: frozenset[str], *, secure: bool) -> list[by
     except (Base64Error, ValueError):
         raise AuthError("credentials are malformed") from None
     return [b"AUTH LOGIN\r\n", *[b2a_base64(word, newline=False) + b"\r\n" for word in (user, password)]]
+
+
+def without_secrets(text: str, credentials: str) -> str:
+    """A server's words on it, which may repeat what it was told."""
+    try:
+        password = a2b_base64(credentials).split(b"\0")[-1]
+    except Base64Error:
+        password = b""
+    alone = b2a_base64(password, newline=False).decode()
+    for secret in (credentials, alone, password.decode("utf-8", "replace")):
+        if secret:
+            text = text.replace(secret, "...")
+    return text

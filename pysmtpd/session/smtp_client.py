@@ -375,7 +375,8 @@ class SmtpClient:
         if reply.code == 334 and self._login:
             self._queue.append(_Command(State.AUTH, self._login.pop(0)))
         elif not reply.positive:
-            self._fail(f"AUTH rejected: {reply.text}", reply.esc)
+            text = client_auth.without_secrets(reply.text, self._credentials)
+            self._fail(f"AUTH rejected: {text}", reply.esc)
 
     # a transaction
 

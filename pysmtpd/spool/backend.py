@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from pysmtpd.base.envelope import Agent, Envelope, Schedule
 
 INLINE_MAX = 128 * 1024            # a larger body is a file
+ROOM_MIN = 8 * 1024 * 1024         # octets of disk that new mail leaves free: a delete needs some before it frees any
 
 HAS_8BIT = 1                       # Message.flags: the body has octets above 127
 
@@ -110,6 +111,9 @@ class Backend(Protocol):
 
     def used_msgid(self, first: int, last: int) -> int | None:
         """The lowest id in use from first to last."""
+
+    def room(self) -> int:
+        """Octets that can still be stored: on the disk, in the log, and where something was deleted."""
 
     def checkpoint(self, *, restart: bool = False) -> int:
         """Move the log into the database; returns the octets of log that are left."""

@@ -4,12 +4,13 @@ Every operation on the disk, SQLite's commit included, goes through a Disk, so t
 after each of them.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable
 
 from pysmtpd.base.ids import MsgId, format_msgid, parse_msgid
-from pysmtpd.spool.backend import SpoolError
+from pysmtpd.spool.backend import ROOM_MIN, SpoolError
 
 READ_SIZE = 65536
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +44,11 @@ class Disk:
         finally:
             os.close(fd)
 
+    def room(self, path: str) -> int:
+        """Octets left for us where path is."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def commit(self, connection: sqlite3.Connection) -> None:
         connection.execute("COMMIT")
 
@@ -62,6 +68,7 @@ class BodyFile:
             if self._fd < 0 and not self._broken:
                 self._fd = self._bodies.disk.create(self._path)
             if not self._broken:
+                self._bodies.leave_room()
                 self._bodies.disk.write(self._fd, data)
         except OSError as error:
             self._broken = True
@@ -104,6 +111,11 @@ class Bodies:
 
     def path(self, msgid: int) -> str:
         return f"{self.directory}/{format_msgid(MsgId(msgid))}"
+
+    def leave_room(self) -> None:
+        """The last of the disk is not for new mail.  Raises OSError."""
+        if self.disk.room(self.directory) < ROOM_MIN // 2:
+            raise OSError(errno.ENOSPC, "the disk is nearly full")
 
     def create(self) -> BodyFile:
         """A new file without a message."""

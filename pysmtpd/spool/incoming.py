@@ -72,6 +72,9 @@ class Inbox:
         # One that is too large comes alone, for two of them do not fit into a frame.
         if len(envelopes) == 1 and len(_encode(envelopes[0])) > ENVELOPE_MAX:
             self._fail(incoming, "an envelope is too large")
+        # No expansion makes commands yet; a hijacked smtp that could name one would run it as any user.
+        if any(envelope.command for envelope in envelopes):
+            self._fail(incoming, "a command that no expansion made")
         if not incoming.failed:
             incoming.envelopes += envelopes
             self._hold(incoming, ENVELOPE_OCTETS * len(envelopes))

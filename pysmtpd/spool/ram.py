@@ -1,5 +1,6 @@
 """The spool in memory, for tests: the same promises as SQLite's, except that nothing survives."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -107,6 +108,9 @@ class RamSpool:
 
     def used_msgid(self, first: int, last: int) -> int | None:
         return min((msgid for msgid in self._messages if first <= msgid <= last), default=None)
+
+    def room(self) -> int:
+        return sys.maxsize
 
     def checkpoint(self, *, restart: bool = False) -> int:
         return 0

@@ -7,6 +7,7 @@ one only by the loop, so that a delivery is never kept waiting by somebody's fsy
 
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -19,6 +20,7 @@ from pysmtpd.spool.bodies import Bodies, Disk
 
 CHECK_MAX = 64 * 1024 * 1024       # larger databases are not checked at an unclean start: it would take seconds
 _LOAD_MANY = 100
+_ROOMY = 256 * 1024 * 1024         # octets left, above which nobody asks how many
 
 _INSERT_MESSAGE = (
     "INSERT INTO message (msgid, size, flags, ctime, file, next_number, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -72,6 +74,9 @@ class SqliteSpool:
         )
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA mmap_size = 0")
+        # Debian's library would write each deleted body once more, as zeros, to the log: on a full disk nothing
+        # could be deleted any more.
+        connection.execute("PRAGMA secure_delete = FAST")
         connection.execute("PRAGMA cache_size = -8192")
         return connection
 
@@ -227,6 +232,19 @@ class SqliteSpool:
         numbered = renumbered(stored, msgid << 32 | row[0])
         self._writer.execute(schema.INSERT_ENVELOPE, schema.to_row(numbered))
         return numbered
+
+    def room(self) -> int:
+        try:
+            left = self.disk.room(self.directory)
+            return left if left > _ROOMY else left + self._reusable()
+        except (OSError, SpoolError):
+            # Whatever is wrong with it, the commit will say.
+            return sys.maxsize
+
+    def _reusable(self) -> int:
+        """The files do not shrink: what was deleted is free within them, and the log begins anew when checkpointed."""
+        free = self._read("PRAGMA freelist_count")[0][0]
+        return int(free) * schema.PAGE_SIZE + os.stat(f"{self._path}-wal").st_size
 
     def checkpoint(self, *, restart: bool = False) -> int:
         """Raises SpoolError."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor
 
-from pysmtpd.spool.backend import Backend, Change, SpoolConflict, SpoolError
+from pysmtpd.spool.backend import ROOM_MIN, Backend, Change, SpoolConflict, SpoolError
 
 LAZY = 0.020                       # seconds a lazy change may wait
 RETRY = 1.0                        # seconds until failed lazy changes are tried again
@@ -169,8 +169,24 @@ class Writer:
 
     # commit
 
+    def _refuse_without_room(self) -> bool:
+        """On a disk that is nearly full nothing new begins, or nothing old could ever end; whether that was so."""
+        octets = sum([len(change.body) + 1024 * len(change.insert) for change, _ in self._urgent])
+        # A body is written twice: to the log, and from there to the database.
+        if not octets or self._backend.room() >= ROOM_MIN + self._log + self._left + 2 * octets:
+            return False
+        refused = [pending for pending in self._urgent if pending[0].message is not None]
+        self._urgent = [pending for pending in self._urgent if pending[0].message is None]
+        self._warn(f"warn: queue: {len(refused)} messages refused: the disk is nearly full")
+        for _, done in refused:
+            done(False)
+        return True
+
     def _commit(self) -> None:
+        refused = self._refuse_without_room()
         group = self._take()
+        if refused and not group and self._drained is not None:
+            self._next()
         if not group:
             return
         self._busy = True

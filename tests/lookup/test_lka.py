@@ -297,7 +297,7 @@ def test_look_ups_of_mta(server: FakeDns) -> None:
         ask(6, "magic", "smart", "")
         assert peer.answers == [
             MtaLookedUp(1, Found.YES, "smtp://a.example"), MtaLookedUp(2, Found.YES, "smtp://b.example"),
-            MtaLookedUp(3, Found.YES, "user:secret"), MtaLookedUp(4, Found.NO, ""),
+            MtaLookedUp(3, Found.YES, "AHVzZXIAc2VjcmV0"), MtaLookedUp(4, Found.NO, ""),
             MtaLookedUp(5, Found.TEMPFAIL, ""), MtaLookedUp(6, Found.TEMPFAIL, "")]
         assert log.lines == ["warn: lka: no such table: gone", "warn: lka: no such service: magic"]
         ask(7, "ptr", "", "192.0.2.1")

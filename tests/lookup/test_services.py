@@ -29,8 +29,8 @@ TABLES = Tables([
     ("addrname", "names", "[2001:db8::1]", "mx2.example.org"),
     ("addrname", "names", "[::9]", "mx9.example.org"),
     ("addrname", "names", "192.0.2.2", None),
-    ("credentials", "secrets", "label", "user:pass:word"),
-    ("credentials", "secrets", "Bob", "bob:password"),
+    ("credentials", "secrets", "label", "AHVzZXIAcGFzczp3b3Jk"),
+    ("credentials", "secrets", "Bob", "AGJvYgBwYXNzd29yZA=="),
     ("credentials", "secrets", "nobody", None),
 ])
 def test_a_look_up(service: str, table: str, key: str, value: str | None) -> None:

@@ -53,7 +53,7 @@ class Bench:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.bugs: list[str] = []
-        self.process = cast(Any, SimpleNamespace(loop=self.loop, bug=self.bugs.append))
+        self.process = cast(Any, SimpleNamespace(loop=self.loop, bug=self.bugs.append, traces=0))
         a, b = socket.socketpair()
         self.ours, self.theirs = Handler(), Handler()
         self.a = Io(self.process, a, self.ours)

@@ -110,6 +110,17 @@ def test_penalties_grow_and_long_ones_are_not_waited_for() -> None:
     assert not world.dialled
 
 
+def test_a_dead_port_says_nothing_of_the_others() -> None:
+    """A content scanner and a mail store on one machine: when one is down, the other still gets its mail."""
+    world = World(Action(name="out", method=Method.RELAY, host="<h>"))
+    world.tables["relayhost", "<h>", ""] = [f"smtp://{A}:10025"]
+    world.serve(A)
+    world.agent.network.route("", A, 24).disabled_until = world.time + 3600
+    world.deliver("b@b.example")
+    world.run()
+    assert world.dialled == [(A, 10025, "")] and world.outcomes == [OK]
+
+
 def test_the_preferred_exchanger_is_used_again_once_it_is_back() -> None:
     world = domain("Connection refused", {})
     world.run()

@@ -332,6 +332,13 @@ class TestAuth:
         assert chat.server.commands[1 : 1 + len(said)] == said
         assert chat.results[0][1] is OK
 
+    def test_a_server_that_repeats_it_is_not_quoted(self) -> None:
+        password = b64encode(b"pass").decode()
+        echo = f"535 no: AUTH PLAIN {CREDENTIALS} {password} pass".encode()
+        chat = Chat(Server({"EHLO": b"250-x\r\n250 AUTH PLAIN", "AUTH": echo}), tx(), credentials=CREDENTIALS,
+                    secure=True)
+        assert [failed.reason for failed in chat.of(Failed)] == ["AUTH rejected: 535 no: AUTH PLAIN ... ... ..."]
+
     @pytest.mark.parametrize(("replies", "secure", "reason"), [
         ({"EHLO": b"250-x\r\n250 AUTH PLAIN"}, False, "Refuse to AUTH over insecure channel"),
         ({}, True, "AUTH not advertised"),

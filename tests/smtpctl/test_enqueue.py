@@ -150,6 +150,17 @@ def test_submission_is_paused(home: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "sendmail: server disallowed submission request" in capsys.readouterr().err
 
 
+def test_a_set_id_caller_saves_nothing_where_the_environment_says(
+        home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LETTER)))
+    monkeypatch.setattr("smtpctl.enqueue.control_path", lambda *_, **__: str(home / "nobody-listens"))
+    other = os.geteuid() + 1
+    monkeypatch.setattr("os.geteuid", lambda: other)
+    assert enqueue.main("sendmail", ["x@y"]) == 75
+    assert "not saved" in capsys.readouterr().err
+    assert not (home / "dead.letter").exists()
+
+
 def test_a_dead_letter_is_not_written_through_a_link(home: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     (home / "dead.letter").symlink_to(home / "target")

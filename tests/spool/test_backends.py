@@ -12,6 +12,7 @@ from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.struct import replace
 from pysmtpd.spool import schema
 from pysmtpd.spool.backend import Backend, Change, Message, SpoolConflict, SpoolError, Stored, Unreadable
+from pysmtpd.spool.bodies import Disk
 from pysmtpd.spool.ram import RamSpool
 from pysmtpd.spool.sqlite import SqliteSpool
 from tests.spool.house import NOW, envelope
@@ -203,3 +204,32 @@ def test_settings_are_those_of_the_design(tmp_path: Path) -> None:
 def test_first_id_is_kept(tmp_path: Path) -> None:
     SqliteSpool(str(tmp_path), 4711).close()
     assert SqliteSpool(str(tmp_path), 1).next_msgid() == 4711
+
+
+def test_deleting_bodies_takes_little_log(tmp_path: Path) -> None:
+    """Or a disk that is full of mail stays full."""
+    spool = SqliteSpool(str(tmp_path), 1)
+    count, size = 40, 100_000
+    for msgid in range(1, count + 1):
+        stored = Stored(envelope(msgid << 32 | 1), NOW, False)
+        spool.apply([Change(Message(msgid, size, 0, NOW, False), b"x" * size, [stored])])
+    spool.close()                  # the log is gone
+    spool = SqliteSpool(str(tmp_path), 1)
+    spool.apply([Change(delete=[msgid << 32 | 1 for msgid in range(1, count + 1)])])
+    assert (tmp_path / "spool.db-wal").stat().st_size < count * size // 10
+    spool.close()
+
+
+def test_room_counts_what_can_be_used_again(tmp_path: Path) -> None:
+    """The database does not shrink: on a full disk, what was deleted makes room."""
+    class FullDisk(Disk):
+        def room(self, path: str) -> int:
+            return 0
+
+    spool = SqliteSpool(str(tmp_path), 1, FullDisk())
+    stored = Stored(envelope(1 << 32 | 1), NOW, False)
+    spool.apply([Change(Message(1, 100_000, 0, NOW, False), b"x" * 100_000, [stored])])
+    before = spool.room()
+    spool.apply([Change(delete=[1 << 32 | 1])])
+    assert spool.room() >= before + 90_000
+    spool.close()

@@ -146,7 +146,8 @@ def listed(house: House, msgid: int = 0) -> list[int]:
 
 def test_show_queue_pages_over_everything(house: House) -> None:
     assert listed(house) == []
-    long = envelope(errorline="x" * 1000, command="y" * 1000)
+    name = "y" * 250
+    long = envelope(errorline="x" * 1000, helo=name, hostname=name, username=name, tag=name)
     evpids = [evpid for _ in range(3) for evpid in house.submit(envelopes=[envelope()] * 50 + [long] * 10)]
     assert listed(house) == evpids
     assert listed(house, evpids[60] >> 32) == evpids[60:120]

@@ -171,3 +171,11 @@ def test_memory_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
     assert house.expect(house.smtp, SmtpMessageCommitted).ok
     # The sender of what is thrown away does not wait for credit.
     assert house.smtp.take(BodyCredit) == [BodyCredit(3, len(CHUNK))]
+
+
+def test_smtp_cannot_make_anybody_run_a_command(house: House) -> None:
+    """What lka answers has no commands, so one can only come from a smtp process that is not itself any more."""
+    house.say(house.smtp, SmtpEnvelopes(5, [envelope(user="alice", command="|touch /tmp/owned")]))
+    house.say(house.smtp, SmtpBody(5, BODY))
+    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, len(BODY)))
+    assert not house.expect(house.smtp, SmtpMessageCommitted).ok

@@ -15,7 +15,7 @@ from pysmtpd.messages import (
     SmtpMessageCommitted,
 )
 from pysmtpd.spool import writer
-from pysmtpd.spool.backend import Change, Message, SpoolError, Stored
+from pysmtpd.spool.backend import ROOM_MIN, Change, Message, SpoolError, Stored
 from pysmtpd.spool.bodies import Disk
 from pysmtpd.spool.ram import RamSpool
 from pysmtpd.spool.writer import Writer
@@ -270,6 +270,10 @@ class BadDisk(Disk):
 
     delay = 0.0
     failing = False
+    left = 1 << 40                 # octets
+
+    def room(self, path: str) -> int:
+        return self.left
 
     def commit(self, connection: sqlite3.Connection) -> None:
         time.sleep(self.delay)
@@ -307,6 +311,25 @@ def test_disk_that_never_syncs_refuses_mail_but_starts(tmp_path: Path) -> None:
     house.begin()
     assert not house.expect(house.smtp, SmtpMessageCommitted).ok
     disk.failing = False
+    house.submit()
+    house.close()
+
+
+def test_nearly_full_disk_refuses_new_mail_and_lets_old_mail_go(tmp_path: Path) -> None:
+    disk = BadDisk()
+    house = House(tmp_path, disk)
+    [evpid] = house.submit()
+    disk.left = 0
+    for body in (b"small", b"x" * 200_000):
+        house.begin(body)
+        assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    house.run(0.01)
+    assert list((tmp_path / "queue" / "bodies").iterdir()) == []
+    assert sum("nearly full" in line for line in house.logged.lines) == 2
+    house.dispatch(evpid)
+    house.report(evpid, Outcome.OK)
+    assert house.expect(house.scheduler, QueueDone).evpids == [evpid]
+    disk.left = ROOM_MIN + 65536
     house.submit()
     house.close()
 
