@@ -120,7 +120,8 @@ class Mda(Process):
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._draining and not self._jobs:
+        # Without the queue nothing can be brought to its end: whatever is delivered now would be delivered again.
+        if self._draining and (not self._jobs or self.peer(Proc.QUEUE).closed):
             self._end()
 
     def _end(self) -> None:

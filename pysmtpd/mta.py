@@ -65,7 +65,8 @@ class Mta(Process):
         self._leave_by(self.clock() + DRAIN_TIMEOUT)
 
     def _leave_by(self, deadline: float) -> None:
-        if self.agent.quiet or self.clock() >= deadline:
+        # Without the queue nothing can be brought to its end: whatever is sent now would be sent again.
+        if self.agent.quiet or self.peer(Proc.QUEUE).closed or self.clock() >= deadline:
             self.agent.results.flush()
             self.leave()
         else:

@@ -265,6 +265,7 @@ class Parent(Process):
         if self._stage == len(STOP_ORDER):
             for pid in self._workers:
                 _kill(pid, signal.SIGTERM)
+                _kill(pid, signal.SIGCONT)     # its user may have stopped it
             self.loop.stop()
             return
         stage = STOP_ORDER[self._stage]
@@ -438,6 +439,7 @@ def _detach() -> int:
 
 def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoReturn:
     """Start the daemon.  Raises StartError; otherwise ends the program."""
+    spawn.open_standard_descriptors()
     who = startup.identities(environ)
     where = startup.find_paths(state_dir, environ)
     startup.prepare_spool(where, who)

@@ -53,6 +53,7 @@ SPARE_FDS = 16
 NAMES_MAX = 1000                   # names of clients remembered
 NAME_KEEP = 5.0                    # seconds; lka knows how long DNS lets it
 QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
+CHOKED_TIME = 0.01                 # seconds until clients kept waiting by that are looked at again
 FILE_MAX = 1024 * 1024             # of a certificate or key
 
 # Whom each of our questions goes to, by its route.
@@ -97,7 +98,7 @@ class Client:
     def _start(self) -> None:
         self.started = True
         self.run(self.session.start(self.process.now()))
-        self._pace()
+        self.pace()
 
     # what the socket tells
 
@@ -118,7 +119,7 @@ class Client:
         self.end()
 
     def io_drained(self) -> None:
-        self._pace()
+        self.pace()
 
     def io_tls(self, info: TlsInfo) -> None:
         self.process.stats.add("smtp.tls")
@@ -175,14 +176,14 @@ class Client:
     def _wake(self) -> None:
         if not self.io.closed:
             self.run(self.session.wake(self.process.now()))
-            self._pace()
+            self.pace()
 
     def answer(self, message: Message) -> None:
         """A process answered."""
         if isinstance(message, SmtpMessageCommitted):
             self.credit = BODY_WINDOW  # the window is one body's
         self.run(self.session.answer(message, self.process.now()))
-        self._pace()
+        self.pace()
 
     def end(self) -> None:
         self.process.forget(self)
@@ -197,9 +198,9 @@ class Client:
     def credited(self, size: int) -> None:
         """The queue consumed so much."""
         self.credit = min(self.credit + size, BODY_WINDOW)
-        self._pace()
+        self.pace()
 
-    def _pace(self) -> None:
+    def pace(self) -> None:
         """Read on, unless there is a reason not to."""
         if self._shut():
             self.io.pause()
@@ -208,8 +209,10 @@ class Client:
 
     def _shut(self) -> bool:
         """Whether more from this client would only pile up."""
-        return (self.credit <= 0 or self.process.queue.backlog > QUEUE_BACKLOG_MAX
-                or self.io.backlog > BODY_WINDOW)
+        if self.process.queue.backlog > QUEUE_BACKLOG_MAX:
+            self.process.wait_for_queue(self)
+            return True
+        return self.credit <= 0 or self.io.backlog > BODY_WINDOW
 
 
 class Smtp(Process):
@@ -222,6 +225,7 @@ class Smtp(Process):
         self.files: dict[tuple[str, str], bytes] = {}
         self.doors: list[Door] = []
         self.clients: dict[int, Client] = {}
+        self._choked: dict[int, Client] = {}
         self._msgids: deque[MsgId] = deque()
         self._asked = False
         self._counter = self.random.getrandbits(32)
@@ -319,6 +323,21 @@ class Smtp(Process):
             if self._leaving and not self.clients:
                 self.leave()
 
+    def wait_for_queue(self, client: Client) -> None:
+        """The queue is behind: nothing else may ever happen that makes this client be read again."""
+        if not self._choked:
+            self.loop.call_later(CHOKED_TIME, self._unchoke)
+        self._choked[client.id] = client
+
+    def _unchoke(self) -> None:
+        if self.queue.backlog > QUEUE_BACKLOG_MAX:
+            self.loop.call_later(CHOKED_TIME, self._unchoke)
+            return
+        choked, self._choked = self._choked, {}
+        for client in choked.values():
+            if not client.io.closed:
+                client.pace()
+
     # questions and answers
 
     def ask(self, client: Client, effect: Ask) -> None:
@@ -408,7 +427,7 @@ class Smtp(Process):
         self.sockets.clear()
         for client in list(self.clients.values()):
             client.run(client.session.shutdown(self.now()))
-        if self.clients:
+        if self.clients and not self.queue.closed:
             self.loop.call_later(2.0, self.leave)
         else:
             self.leave()

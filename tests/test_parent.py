@@ -64,6 +64,7 @@ class Fixture:
         self.started: list[list[str]] = []
         monkeypatch.setattr("pysmtpd.privsep.spawn.spawn", self._spawn)
         self.users = {
+            "_smtpd": _entry("_smtpd", 1), "_smtpq": _entry("_smtpq", 2),
             "root": _entry("root", 0), "alice": _entry("alice", 1000), "vmail": _entry("vmail", 2000),
             ME: pwd.getpwnam(ME),
         }
@@ -101,12 +102,21 @@ def test_a_user_of_a_local_action(root: Fixture) -> None:
     ("maildir", "root", WorkerKind.USER, False, "MDA not allowed to deliver to: root"),
     ("wrapped", "root", WorkerKind.USER, False, "MDA not allowed to deliver to: root"),
     ("maildir", "nobody-here", WorkerKind.USER, False, "delivery user 'nobody-here' does not exist"),
+    ("maildir", "_smtpd", WorkerKind.USER, False, "MDA not allowed to deliver to: _smtpd"),
+    ("maildir", "_smtpq", WorkerKind.USER, False, "MDA not allowed to deliver to: _smtpq"),
+    ("mbox", "_smtpq", WorkerKind.MBOX, False, "MDA not allowed to deliver to: _smtpq"),
 ])
 def test_what_the_configuration_cannot_ask_for(
     root: Fixture, action: str, user: str, kind: WorkerKind, temporary: bool, text: str
 ) -> None:
     assert root.ask(action, user, kind) == MdaWorkerRefused(1, temporary, text)
     assert root.started == []
+
+
+def test_a_name_that_no_system_has(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()                 # the real getpwnam raises ValueError for a NUL
+    refused = root.ask("maildir", "a\0b", WorkerKind.USER)
+    assert isinstance(refused, MdaWorkerRefused) and not refused.temporary
 
 
 def test_what_an_alias_leads_to_is_a_users_even_where_the_action_is_mbox(root: Fixture) -> None:

@@ -221,6 +221,24 @@ def test_a_queue_that_falls_behind_stops_the_reading(house: House) -> None:
     assert taken <= 3 * 65536
 
 
+def test_a_queue_that_catches_up_starts_the_reading_again(house: House) -> None:
+    """Although it owes this client neither credit nor an answer."""
+    sending = house.to_data()
+    house.queue.backlog = 64 * 1024 * 1024
+    sending.send(b"x" * 1000)
+    house.turn()
+    waiting = house.call()             # its name is known
+    assert house.hear(waiting).startswith(b"220 ")
+    waiting.send(b"NOOP\r\n")
+    house.turn()
+    sending.send(b"y" * 1000 + b"\r\n.\r\n")
+    house.turn()
+    assert not house.queue.take(SmtpMessageCommit)
+    house.queue.backlog = 0
+    house.until(lambda: any(isinstance(message, SmtpMessageCommit) for message in house.queue.sent))
+    assert house.hear(waiting).startswith(b"250 ")
+
+
 def test_a_client_that_comes_again_is_not_looked_up_again(house: House) -> None:
     house.greet()
     client = house.call()

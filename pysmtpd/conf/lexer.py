@@ -20,21 +20,23 @@ from pysmtpd.conf.config import Position
 
 TOKEN_MAX = 8095                   # octets
 _INSIDE = r"[A-Za-z0-9:_\"$%&'*+\-./;?@\[\]^`|~]"
-_CONTINUED = rf"(?:{_INSIDE}|\\\n|\\(?:{_INSIDE}|\\))*+"
-_SKIPPED = re.compile(r"(?:[ \t]|\\\n|\\(?=[^\\\n]))*+(?P<comment>#(?:[^\\\n]|\\[\s\S]|\\\Z)*+)?")
+# No possessive quantifier over alternatives: Python 3.11.2, which Debian 12 has, gets those wrong (gh-106052).  The
+# alternatives exclude each other, so there is nothing to come back to.
+_CONTINUED = rf"(?:{_INSIDE}|\\\n|\\(?:{_INSIDE}|\\))*"
+_SKIPPED = re.compile(r"(?:[ \t]|\\\n|\\(?=[^\\\n]))*(?P<comment>#(?:[^\\\n]|\\[\s\S]|\\\Z)*)?")
 _TOKEN = re.compile(
-    rf"""(?P<number>-?[0-9]++(?=(?:\\\n)*(?:[ \t\n\r\f\v),/}}=]|\Z)))
+    rf"""(?P<number>-?[0-9]+(?=(?:\\\n)*(?:[ \t\n\r\f\v),/}}=]|\Z)))
       | (?P<word>[A-Za-z0-9:_]{_CONTINUED})
-      | "(?P<double>(?:[^"\\]++|\\"?+)*+)"
-      | '(?P<single>(?:[^'\\]++|\\'?+)*+)'
-      | \$(?P<macro>[A-Za-z0-9_]*+)
+      | "(?P<double>(?:[^"\\]|\\"|\\(?!"))*)"
+      | '(?P<single>(?:[^'\\]|\\'|\\(?!'))*)'
+      | \$(?P<macro>[A-Za-z0-9_]*)
       | (?P<newline>\n)
       | (?P<arrow>=>)
       | (?P<mark>\\\\|[\s\S])""",
     re.VERBOSE,
 )
 _REST_OF_WORD = re.compile(_CONTINUED)
-_REST_OF_LINE = re.compile(r"(?:[^\\\n]|\\[\s\S]|\\\Z)*+")
+_REST_OF_LINE = re.compile(r"(?:[^\\\n]|\\[\s\S]|\\\Z)*")
 _ESCAPE = re.compile(r"\\(\n|.)")
 _ESCAPES = {'"': re.compile(r'\n|\\(["\t \n])'), "'": re.compile(r"\n|\\(['\t \n])")}
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -19,6 +19,13 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **{name: environ[name] for name in KEPT if name in environ}}
 
 
+def open_standard_descriptors() -> None:
+    """Whoever started us may have closed some of 0 to 2: nothing of ours may get their numbers, and no socket."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def keep_to_ourselves() -> None:
     """Whatever descriptors the one who started us left open go no further than this process."""
     for name in os.listdir("/dev/fd"):

@@ -120,6 +120,9 @@ def prepare_spool(paths: Paths, who: Identities) -> None:
         except OSError as error:
             raise StartError(f"{paths.spool}: {error.strerror}; use --state-dir DIR") from None
         _check(paths.spool, who.smtpd_uid, None)
+        if os.lstat(paths.spool).st_mode & stat.S_IWOTH:
+            # Anybody could put his own control socket in the place of ours.
+            raise StartError(_mend(paths.spool, "can be written to by everybody", f"chmod o-w {paths.spool}"))
         _make(paths.queue, who.smtpd_uid, who.smtpd_gid, 0o700)
     _check_files(paths.queue, who.smtpq_uid)
 

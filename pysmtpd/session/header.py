@@ -14,7 +14,7 @@ HOPS_MAX = 100
 _NAME_MAX = 1000                   # the first colon comes within so many octets, or there is no header
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
-_HEADER = re.compile(rb"(?>[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n)*+")
+_HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n(?![ \t]))*")
 
 
 class Header:

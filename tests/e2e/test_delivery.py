@@ -52,6 +52,15 @@ def test_a_command_that_fails_for_now(start: Start, port: int, recipient: pwd.st
     daemon.until_logged(r"mda delivery .*result=TempFail stat=.*try later")
 
 
+def test_a_stopped_worker_does_not_outlive_the_daemon(start: Start, port: int, recipient: pwd.struct_passwd) -> None:
+    daemon = start(LOCAL.format(port=port, how='mda "kill -STOP $PPID; cat >/dev/null"'))
+    mail.send(port, f"{recipient.pw_name}@localhost", "stopped")
+    [worker] = until(lambda: [pid for pid in descendants(daemon.pid) if "deliver.worker" in title(pid)], "the worker")
+    until(lambda: " (stopped)" in Path(f"/proc/{worker}/status").read_text(encoding="utf-8"), "its stop")
+    daemon.stop()
+    until(lambda: not alive(worker), "its end")
+
+
 def test_a_command_that_refuses(start: Start, port: int, recipient: pwd.struct_passwd) -> None:
     daemon = start(LOCAL.format(port=port, how='mda "cat >/dev/null; echo no thanks; exit 77"'))
     mail.send(port, f"{recipient.pw_name}@localhost", "permfail", sender="")

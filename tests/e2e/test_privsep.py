@@ -3,7 +3,9 @@
 import os
 import pwd
 import re
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from pysmtpd.base.procs import CHILDREN, PROCS, Jail, Proc, User
 from pysmtpd.imsg import HEADER
 from tests.e2e.conftest import Start
 from tests.support import mail
-from tests.support.daemon import Daemon, system_users, title, until
+from tests.support.daemon import Daemon, alive, descendants, system_users, title, until
 
-CANARIES = {"keys": "", "credentials": "canary-credential-4711", "srs": "canary-srs-secret-4712"}
+CANARIES = {"keys": "", "queue": "canary-queue-key-0123456789abcde",
+            "credentials": "canary-credential-4711", "srs": "canary-srs-secret-4712"}
 
 pytestmark = pytest.mark.root
 
@@ -120,14 +123,15 @@ def test_secrets_are_only_where_they_are_needed(start: Start, port: int, where: 
     (where / "cert.pem").chmod(0o644)
     middle = key.split(b"\n")[2]       # base64 from inside the key
     daemon = start(
-        f'srs key "{CANARIES["srs"]}"\n'
+        f'srs key "{CANARIES["srs"]}"\nqueue encryption "{CANARIES["queue"]}"\n'
         f'pki mx.example cert "{where}/cert.pem"\npki mx.example key "{where}/key.pem"\n'
         f'table creds {{ label = "user:{CANARIES["credentials"]}" }}\n'
         f'listen on 127.0.0.1 port {port} tls pki mx.example\n'
         'action "out" relay host smtps://label@127.0.0.1:1 auth <creds>\nmatch from any for any action "out"\n')
     mail.send(port, "x@far.example", "secrets")
     daemon.until_logged("mta delivery")
-    needles = {"keys": middle, "credentials": CANARIES["credentials"].encode(), "srs": CANARIES["srs"].encode()}
+    needles = {"keys": middle, "credentials": CANARIES["credentials"].encode(), "srs": CANARIES["srs"].encode(),
+               "queue": CANARIES["queue"].encode()}
     for proc, pid in daemon.pids().items():
         for kind, needle in needles.items():
             if kind not in PROCS[proc].secrets:
@@ -149,6 +153,46 @@ def test_a_message_off_its_route_is_refused_on_the_wire(daemon: Daemon) -> None:
     daemon.until_logged("client sent invalid imsg over control socket")
     assert set(daemon.pids()) == {Proc.PARENT, *CHILDREN}
     assert HEADER.size == 16
+
+
+def test_in_the_background_nobody_holds_the_terminal(where: Path, port: int) -> None:
+    """Somebody types there long after the daemon was started."""
+    daemon = Daemon(f'listen on 127.0.0.1 port {port}\naction "local" mbox\nmatch for local action "local"\n',
+                    where=where)
+    ours, terminal = os.openpty()
+    try:
+        started = subprocess.run(daemon.command(), stdin=terminal, stdout=terminal, stderr=terminal, cwd="/",
+                                 start_new_session=True, env=daemon.environ, timeout=30, check=False)
+        parent = int((daemon.state / "smtpd.lock").read_text(encoding="ascii"))
+        try:
+            assert started.returncode == 0
+            for pid in (parent, *descendants(parent)):
+                held = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+                assert os.ttyname(terminal) not in held, title(pid)
+        finally:
+            os.kill(parent, signal.SIGTERM)
+            until(lambda: not alive(parent), "its end", 30)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+def test_started_without_standard_descriptors(where: Path, port: int) -> None:
+    """A listener that became descriptor 2 would be where the log is written to."""
+    daemon = Daemon(f'listen on 127.0.0.1 port {port}\naction "local" mbox\nmatch for local action "local"\n',
+                    where=where)
+    command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *daemon.command("-d", "-v")]
+    with subprocess.Popen(command, cwd="/", env=daemon.environ, start_new_session=True) as process:
+        try:
+            until(lambda: (daemon.state / "smtpd.sock").exists() and len(descendants(process.pid)) == len(CHILDREN),
+                  "its children")
+            for pid in (process.pid, *descendants(process.pid)):
+                assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}, title(pid)
+            with socket.create_connection(("127.0.0.1", port), 10) as sock:
+                assert sock.recv(4) == b"220 "
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
 
 
 def test_workers_are_the_recipients(start: Start, port: int, where: Path) -> None:

@@ -53,3 +53,28 @@ for regain in (os.setuid, os.setgid):
 print("done")
 """
     assert run(code) == "done\n"
+
+
+def test_the_terminal_is_let_go_of() -> None:
+    code = """
+import os, pty
+from pysmtpd.privsep import jail
+ours, terminal = pty.openpty()
+for stderr in (True, False):
+    for fd in (0, 1, 2):
+        os.dup2(terminal, fd)
+    jail.let_go_of_terminal(stderr=stderr)
+    found = [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)]
+    assert found == ["/dev/null", "/dev/null", os.ttyname(terminal) if stderr else "/dev/null"], found
+    if stderr:
+        os.write(2, b"x")
+        try:
+            os.read(2, 1)
+        except OSError:
+            pass
+        else:
+            raise SystemExit("it can read what is typed")
+os._exit(7)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], timeout=30, check=False)
+    assert done.returncode == 7

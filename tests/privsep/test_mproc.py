@@ -10,6 +10,7 @@ import pytest
 from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import HEADER, Frame, ImsgError, Message
 from pysmtpd.messages import BodyClose, BodyOpen, CtlSubmitReady, LogSocket, QueueBody, SmtpMsgids
+from pysmtpd.privsep import mproc
 from pysmtpd.privsep.mproc import Peer, pair
 
 
@@ -158,3 +159,18 @@ def test_a_frame_without_its_descriptor_ends_the_peer(ends: Ends) -> None:
     until(loop, lambda: bool(owner.lost))
     assert owner.lost == ["invalid imsg: a frame without its descriptor"]
     a.close()
+
+
+def test_descriptors_can_be_refused() -> None:
+    """The last close of a socket that lingers blocks: who may not send descriptors must not be able to."""
+    ours, theirs = pair()
+    with ours, theirs, open(os.devnull, "rb") as null:
+        try:
+            ours.setsockopt(socket.SOL_SOCKET, mproc._SO_PASSRIGHTS, 1)
+        except OSError:
+            pytest.skip("this kernel cannot refuse descriptors (Linux 6.16 can)")
+        mproc.refuse_descriptors(ours)
+        with pytest.raises(PermissionError):
+            socket.send_fds(theirs, [b"x"], [null.fileno()])
+        theirs.send(b"y")
+        assert ours.recv(10) == b"y"

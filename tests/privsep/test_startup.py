@@ -32,6 +32,13 @@ def test_an_open_queue_is_refused_with_the_command_that_mends_it(spool: Paths) -
         startup.prepare_spool(spool, ME)
 
 
+def test_a_state_directory_of_everybody_is_refused(spool: Paths) -> None:
+    startup.prepare_spool(spool, ME)
+    os.chmod(spool.spool, 0o777)
+    with pytest.raises(StartError, match=f"chmod o-w {spool.spool}"):
+        startup.prepare_spool(spool, ME)
+
+
 def test_an_open_file_in_the_queue_is_refused(spool: Paths) -> None:
     startup.prepare_spool(spool, ME)
     file = Path(spool.queue, "spool.db")
