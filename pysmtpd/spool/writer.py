@@ -63,8 +63,10 @@ class Thread:
 class Writer:
     """The one who commits."""
 
-    def __init__(self, backend: Backend, loop: AbstractEventLoop, warn: Callable[[str], None]) -> None:
+    def __init__(self, backend: Backend, loop: AbstractEventLoop, warn: Callable[[str], None],
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.commits = 0
+        self._clock = clock
         self.on_group: Callable[[], None] = lambda: None  # after the answers to a group
         self._backend = backend
         self._loop = loop
@@ -194,7 +196,7 @@ class Writer:
             self._timer.cancel()
             self._timer = None
         changes = [change for change, _ in group]
-        began = time.monotonic()
+        began = self._clock()
         if self._threaded:
             self._thread.run(lambda: self._backend.apply(changes), lambda error: self._over(group, began, error))
             return
@@ -225,7 +227,7 @@ class Writer:
         self._busy = False
         urgent = self._taken
         if error is None:
-            self._succeeded(group, time.monotonic() - began)
+            self._succeeded(group, self._clock() - began)
         elif isinstance(error, SpoolConflict) and len(group) > 1:
             self._one_by_one(group)
         else:

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pysmtpd.base.procs import Proc
@@ -82,6 +82,11 @@ class Smtp:
         self.data = b""
 
     def serve(self, sock: socket.socket) -> None:
+        # Whoever is refused may hang up before it has heard all.
+        with suppress(ConnectionError):
+            self._serve(sock)
+
+    def _serve(self, sock: socket.socket) -> None:
         if "220" in self.refuse:
             sock.sendall(self.refuse["220"].encode() + b"\r\n")
             return

@@ -87,6 +87,7 @@ def test_one_turn_is_one_group(bench: Bench) -> None:
 
 
 def test_fast_disk_commits_in_the_loop(bench: Bench) -> None:
+    bench.writer._clock = lambda: 0.0  # however busy this machine is
     for msgid in range(1, 6):
         bench.submit(msgid)
         bench.until(msgid)
