@@ -113,7 +113,8 @@ class TlsLayer:
             return
         cert = self._conn.get_peer_certificate(as_cryptography=True)
         names = names_of(cert) if cert else []
-        if self._expect not in names and "*." + self._expect.partition(".")[2] not in names:
+        wildcard = "" if _is_address(self._expect) else "*." + self._expect.partition(".")[2]
+        if self._expect not in names and wildcard not in names:
             raise TlsError("the certificate is for another name")
 
     def _read(self) -> list[bytes]:
@@ -170,13 +171,14 @@ def _trust(context: SSL.Context, ca: bytes) -> None:
 
 
 def names_of(cert: x509.Certificate) -> list[str]:
-    """The DNS names a certificate is for, lower-case."""
+    """The DNS names and addresses a certificate is for, lower-case."""
     try:
         extension = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         found = cert.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         return [str(attribute.value).lower() for attribute in found]
-    return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return [*(name.lower() for name in extension.value.get_values_for_type(x509.DNSName)), *map(str, addresses)]
 
 
 def server_context(pairs: Sequence[tuple[bytes, bytes]], *, ca: bytes = b"", verify: bool = False,

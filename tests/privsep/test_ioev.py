@@ -192,9 +192,11 @@ def test_garbage_instead_of_a_handshake(bench: Bench, authority: trustme.CA) -> 
 @pytest.mark.parametrize(("name", "ok"), [
     ("mx.example.org", True), ("a.wild.example.org", True), ("wild.example.org", False),
     ("a.b.wild.example.org", False), ("evil.example.org", False),
+    ("192.0.2.1", True), ("192.0.2.2", False), ("2001:db8::1", True),
 ])
 def test_the_name_is_verified(authority: trustme.CA, name: str, ok: bool) -> None:
-    server = tls.server_context([pair_of(authority, "mx.example.org", "*.wild.example.org")])
+    names = ("mx.example.org", "*.wild.example.org", "192.0.2.1", "2001:db8::1")
+    server = tls.server_context([pair_of(authority, *names)])
     client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
     ends = TlsLayer(client, server=False, name=name), TlsLayer(server, server=True)
     if ok:
