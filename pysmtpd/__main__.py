@@ -75,6 +75,7 @@ def main() -> None:
         print(f"version: {NAME} {VERSION}\n{USAGE}", file=sys.stderr)
         raise SystemExit(1)
     # Only now: a wrong option should not cost an import of everything.
+    from pysmtpd.privsep import lean  # noqa: F401, I001  (before all that could import asyncio)
     from pysmtpd import parent
     from pysmtpd.privsep import startup
 

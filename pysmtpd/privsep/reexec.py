@@ -10,6 +10,7 @@ from typing import NoReturn
 import msgspec
 
 from pysmtpd.base.procs import CHILDREN, Proc
+from pysmtpd.privsep import lean  # noqa: F401  (before all that could import asyncio)
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.process import Birth, Process
 
