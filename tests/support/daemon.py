@@ -51,7 +51,7 @@ def system_users() -> dict[str, str]:
         if pwd.getpwnam("_smtpd") and pwd.getpwnam("_smtpq"):
             return {}
     # Two accounts that every Debian has, and nothing uses.
-    return {"PYSMTPD_USER": "games", "PYSMTPD_QUEUE_USER": "news"}
+    return {"PYSMTPD_USER": "uucp", "PYSMTPD_QUEUE_USER": "news"}
 
 
 def scratch() -> Path:
