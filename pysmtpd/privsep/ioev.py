@@ -5,7 +5,6 @@ ours: it is logged and costs this one connection, not the process.
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -222,8 +221,10 @@ class Io:
     def _broken(self) -> None:
         self._process.bug("session")
         if not self.closed:
-            with contextlib.suppress(Exception):
+            try:
                 self._handler.io_error("internal error")
+            except Exception:  # noqa: BLE001  (what is broken may fail again: said, and over)
+                self._process.bug("end of a session")
             self.abort()
 
     def _fail(self, error: OSError | str) -> None:

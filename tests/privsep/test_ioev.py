@@ -122,6 +122,17 @@ def test_a_bug_in_a_handler_costs_one_connection(bench: Bench) -> None:
     bench.until(lambda: "eof" in bench.ours.events)
 
 
+def test_a_handler_that_fails_again_is_told_of_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_text: object) -> None:
+        raise ZeroDivisionError
+
+    bench.theirs.on_data = fail
+    monkeypatch.setattr(bench.theirs, "io_error", fail)
+    bench.a.write(b"boom")
+    bench.until(lambda: bench.b.closed)
+    assert bench.bugs == ["session", "end of a session"]
+
+
 def test_idle_time_ends(bench: Bench) -> None:
     bench.a.set_timeout(0.0)
     bench.until(lambda: "timeout" in bench.ours.events)
