@@ -204,7 +204,8 @@ class Client:
         """Read on, unless there is a reason not to."""
         if self._shut():
             self.io.pause()
-        else:
+        elif self.session.reading:
+            # Otherwise each answer would let in another buffer, however little of the last one it used up.
             self.io.resume()
 
     def _shut(self) -> bool:

@@ -264,6 +264,32 @@ def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
     assert house.smtp.stats.values["smtp.session.local"] == 1
 
 
+def test_a_client_that_pipelines_much_is_read_no_faster_than_it_is_answered(house: House) -> None:
+    client = house.greet()
+    rest = b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\n"
+    rest += (b"RCPT TO:<c@d.example>\r\n" + b"NOOP\r\n" * 3000) * 60
+    heard = b""
+    for _ in range(3000):
+        try:
+            rest = rest[client.send(rest) :] if rest else rest
+        except BlockingIOError:
+            pass
+        house.smtp.loop.run_until_complete(asyncio.sleep(0))
+        for ask in house.lka.take(ExpandRcpt):
+            assert isinstance(ask, ExpandRcpt)
+            answer = RcptExpanded(ask.reqid, [replace(ask.envelope, action="out")], "", "")
+            house.smtp.answered(house.lka, answer)  # type: ignore[arg-type]
+        try:
+            heard += client.recv(1 << 20)
+        except BlockingIOError:
+            pass
+        if heard.count(b"\r\n250 2.1.5 ") == 60 and heard.count(b"250 2.0.0 Ok\r\n") == 60 * 3000 + 1:
+            break
+    assert b"421 " not in heard
+    assert heard.count(b"250 2.1.5 ") == 60
+    assert heard.count(b"250 2.0.0 Ok\r\n") == 60 * 3000 + 1
+
+
 def test_paused(house: House) -> None:
     house.smtp.pause(house.control, CtlPause(1, "smtp", False))  # type: ignore[arg-type]
     house.smtp.pause(house.control, CtlPause(2, "smtp", False))  # type: ignore[arg-type]
