@@ -1,5 +1,6 @@
 """Whatever strangers send: a clear answer, nothing lost, nothing down."""
 
+import contextlib
 import os
 import pwd
 import random
@@ -33,8 +34,11 @@ def throw(address: object, data: bytes, family: int = socket.AF_INET) -> bytes:
         sock.settimeout(10)
         sock.connect(address)  # type: ignore[arg-type]
         try:
+            if family == socket.AF_INET:
+                got = sock.recv(65536)     # the greeting: a reset that follows the garbage may take it back
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
             while piece := sock.recv(65536):
                 got += piece
         except (ConnectionError, TimeoutError):
