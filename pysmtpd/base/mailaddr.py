@@ -40,6 +40,18 @@ class MailAddr(Wire):
 NULL = MailAddr("", "")
 
 
+def split_tag(user: str, delimiters: str) -> tuple[str, str, str]:
+    """``name+tag`` as name, delimiter and tag, as str.partition does; the first of any of the delimiters parts them.
+
+    Without one in it the name is whole."""
+    if len(delimiters) == 1:
+        return user.partition(delimiters)
+    for at, char in enumerate(user):
+        if char in delimiters:
+            return user[:at], char, user[at + 1 :]
+    return user, "", ""
+
+
 def parse(text: str) -> MailAddr:
     """``user@domain`` split at the last ``@``; the syntax of the parts is not judged here."""
     user, at, domain = text.rpartition("@")

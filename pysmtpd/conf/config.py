@@ -284,7 +284,7 @@ class Config(Frozen):
     warn_intervals: tuple[int, ...] = (4 * 3600,)
     max_message_size: int = 35 * 1024 * 1024
     max_deferred: int = 100
-    sub_addr_delim: str = "+"
+    sub_addr_delim: str = "+"               # any of these characters
     smtp_ciphers: str = ""
     srs_key: Secret | None = None
     srs_backup: Secret | None = None

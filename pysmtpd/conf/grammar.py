@@ -251,14 +251,16 @@ def smtp(p: Parser, _word: Token) -> None:
     elif word.text == "max-message-size":
         p.draft.settings["max_message_size"] = p.value("a size", size)
     else:
-        p.draft.settings["sub_addr_delim"] = p.value("a delimiter", _delimiter)
+        p.draft.settings["sub_addr_delim"] = p.value("a list of delimiters", _delimiters)
 
 
-def _delimiter(text: str) -> str:
-    if len(text) != 1:
-        raise ValueError("it must be one character")
-    if not "!" <= text <= "~" or text == "@":
-        raise ValueError("it must be a printable character, and not @")
+def _delimiters(text: str) -> str:
+    if not text:
+        raise ValueError("it must be one character, or several of which any delimits")
+    if not all("!" <= char <= "~" and char != "@" for char in text):
+        raise ValueError("it must be of printable characters, and without @")
+    if len(set(text)) < len(text):
+        raise ValueError("a character stands in it twice")
     return text
 
 

@@ -6,6 +6,7 @@ Pure: envelope and configuration go in, a WorkerDeliver comes out, or the verdic
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.mailaddr import split_tag
 from pysmtpd.conf.config import Action, Method
 from pysmtpd.deliver import variables
 from pysmtpd.deliver.command import INNER_COMMAND
@@ -32,7 +33,7 @@ def identity(envelope: Envelope, action: Action) -> Identity:
 
 def extension(envelope: Envelope, delimiter: str) -> str:
     """The sub-address: what follows the delimiter in the local part."""
-    return envelope.dest.user.partition(delimiter)[2] if delimiter else ""
+    return split_tag(envelope.dest.user, delimiter)[2]
 
 
 def environment(envelope: Envelope, home: str, delimiter: str) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ could end a quotation is refused in a command.
 import re
 from typing import NamedTuple, Protocol
 
-from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.mailaddr import MailAddr, split_tag
 
 TOKEN_MAX = 127
 OFFSET_MAX = 1024
@@ -117,7 +117,7 @@ def mbox_from(sender: MailAddr) -> str:
 def strip_subaddress(text: str, delimiter: str) -> str:
     """``user+tag@domain`` or ``user+tag`` without the tag."""
     user, at, domain = text.rpartition("@") if "@" in text else (text, "", "")
-    return (user.split(delimiter, 1)[0] if delimiter else user) + at + domain
+    return split_tag(user, delimiter)[0] + at + domain
 
 
 def expand(template: str, values: Values, place: Place) -> str:

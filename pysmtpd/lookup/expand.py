@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Agent, Envelope
-from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.mailaddr import MailAddr, split_tag
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import Action, Config, Method, Rule
@@ -145,7 +145,7 @@ class Expander:
     def _username(self, node: Node, envelope: Envelope) -> None:
         action = node.action
         assert action is not None
-        user = node.name.partition(self._delimiter)[0] if self._delimiter else node.name
+        user = split_tag(node.name, self._delimiter)[0]
         self._check_user(user, action)
         if action.method is Method.FORWARD_ONLY:
             raise Refusal(EXPANSION_TEMP, f"action {action.name} is forward-only, and {user} forwards nothing")

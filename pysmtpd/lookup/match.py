@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from pysmtpd.base.mailaddr import split_tag
+
 Network = tuple[int, int, int]     # version, prefix length, the prefix as a number
 
 
@@ -185,8 +187,9 @@ class MailIndex:
             return self._null
         user, _, domain = key.rpartition("@")
         found = self._find(user, domain)
-        if found is None and self._delimiter and self._delimiter in user:
-            found = self._find(user.partition(self._delimiter)[0], domain)
+        if found is None:
+            name, delimiter, _ = split_tag(user, self._delimiter)
+            found = self._find(name, domain) if delimiter else None
         return found if found is not None else self._at("", domain)
 
     def _find(self, user: str, domain: str) -> str | None:

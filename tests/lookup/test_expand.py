@@ -92,6 +92,9 @@ def test_the_sub_address_begins_at_the_first_delimiter() -> None:
     dash = expander(sub_addr_delim="-")
     assert expand("bob-x@localhost", dash).envelopes[0].user == "bob"
     assert expand("bob+x@localhost", dash).reply == "550 Invalid recipient"
+    both = expander(sub_addr_delim="+-")
+    for text in ("bob+x-y@localhost", "bob-x+y@localhost", "bob@localhost"):
+        assert expand(text, both).envelopes[0].user == "bob"
 
 
 def test_without_root_only_the_one_user_is_delivered_to() -> None:

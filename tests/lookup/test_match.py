@@ -139,6 +139,13 @@ def test_mail_addresses(entry: str, key: str, matches: bool) -> None:
     assert (MailIndex([entry], "+").find(key) == entry) is matches
 
 
+def test_any_of_several_delimiters_begins_a_tag() -> None:
+    index = MailIndex(["bob@example.org", "joe-a@example.org"], "+-")
+    assert index.find("bob-x+y@example.org") == index.find("bob+x-y@example.org") == "bob@example.org"
+    assert index.find("joe-a@example.org") == "joe-a@example.org"
+    assert index.find("joe-b@example.org") is None
+
+
 def test_without_a_delimiter_a_plus_is_part_of_the_name() -> None:
     assert MailIndex(["bob@example.org"], "").find("bob+tag@example.org") is None
 
