@@ -58,6 +58,14 @@ def about(token: Token, message: str, notes: Iterable[str] = (), *, warning: boo
     return Diagnostic(at, message, line, max(1, width), (*notes, *more), warning)
 
 
+def inside(token: Token, offset: int, length: int) -> Token:
+    """The part of a token that stands where these characters of its text do, where that can be told."""
+    begin = token.file.text.find(token.text, token.start, token.end)
+    if begin < 0:                  # there are escapes in it, or it is not where its macro is used
+        return token
+    return token._replace(start=begin + offset, end=begin + offset + length)
+
+
 def printable(text: str) -> str:
     """A line of a file as it may be shown on a terminal: what cannot be printed becomes ``?``."""
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in text)

@@ -10,6 +10,7 @@ import os.path
 from collections.abc import Callable
 from typing import NoReturn
 
+from pysmtpd.base.format import WRAPPER
 from pysmtpd.conf import grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match, grammar_table
 from pysmtpd.conf.config import Ca, Pki, Secret
 from pysmtpd.conf.diagnostic import Refused, about, closest, shown
@@ -167,10 +168,10 @@ def mda(p: Parser, _word: Token) -> None:
         return
     name = p.string("the name of the wrapper")
     p.declares("mda wrapper", name.text)
-    command = p.string("its command")
+    command = p.format("its command", WRAPPER)
     if name.text in p.draft.wrappers:
         p.refuse(name, f"mda wrapper already declared with that name: {name.text}")
-    p.draft.wrappers[name.text] = command.text
+    p.draft.wrappers[name.text] = command
 
 
 def mta(p: Parser, _word: Token) -> None:

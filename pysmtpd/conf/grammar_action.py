@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from pysmtpd.base.format import DELIVERY
 from pysmtpd.conf.config import Action, Method
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.draft import Use, either, listing, mapping
@@ -65,7 +66,7 @@ def _plain(_p: Parser, _made: Making) -> None:
 def _maildir(p: Parser, made: Making) -> None:
     """local = "maildir" [ STRING ] [ "junk" ]"""
     if p.at_string:
-        made.fields["argument"] = p.advance().text
+        made.fields["argument"] = p.format("a path", DELIVERY)
     else:
         p.word("a path")
     if p.word("junk"):
@@ -74,14 +75,14 @@ def _maildir(p: Parser, made: Making) -> None:
 
 def _lmtp(p: Parser, made: Making) -> None:
     """local = "lmtp" STRING [ "rcpt-to" ]"""
-    made.fields["argument"] = p.string("the path of a socket, or host:port").text
+    made.fields["argument"] = p.format("the path of a socket, or host:port", DELIVERY)
     if p.word("rcpt-to"):
         made.fields["lmtp_rcpt_to"] = True
 
 
 def _mda(p: Parser, made: Making) -> None:
     """local = "mda" STRING"""
-    made.fields["argument"] = p.string("a command").text
+    made.fields["argument"] = p.format("a command", DELIVERY)
 
 
 def _user(p: Parser, made: Making, word: Token) -> None:

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeVar
 
-from pysmtpd.conf.diagnostic import Refused, about, closest, did_you_mean, one_of, shown
+from pysmtpd.base.format import FormatError
+from pysmtpd.base.format import parse as parse_format
+from pysmtpd.conf.diagnostic import Refused, about, closest, did_you_mean, inside, one_of, shown
 from pysmtpd.conf.draft import Draft, Reference
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.lexer import File, Kind, Scanner, Token, scan_macro
@@ -218,6 +220,15 @@ class Parser:
         """Remember what is understood, and not acted on yet."""
         if what in NOT_IN_EFFECT:
             self.draft.not_in_effect.append((token.at, what))
+
+    def format(self, what: str, names: frozenset[str]) -> str:
+        """A string that may have format specifiers, of which there are these here."""
+        token = self.string(what)
+        try:
+            parse_format(token.text, names)
+        except FormatError as error:
+            self.refuse(inside(token, error.offset, error.length), str(error))
+        return token.text
 
     def name(self, kind: str, what: str) -> str:
         """The name of something that is declared anywhere."""

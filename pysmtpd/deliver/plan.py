@@ -5,12 +5,12 @@ Pure: envelope and configuration go in, a WorkerDeliver comes out, or the verdic
 
 from typing import NamedTuple
 
+from pysmtpd.base import format
 from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.format import COMMAND, PATH, ExpandError, Values
 from pysmtpd.base.mailaddr import split_tag
 from pysmtpd.conf.config import Action, Method
-from pysmtpd.deliver import variables
 from pysmtpd.deliver.command import INNER_COMMAND
-from pysmtpd.deliver.variables import COMMAND, PATH, ExpandError, Values
 from pysmtpd.deliver.verdict import permfail, tempfail
 from pysmtpd.messages import WorkerDeliver, WorkerKind
 
@@ -74,7 +74,7 @@ class Plan:
         envelope, action = self._envelope, self._action
         return WorkerDeliver(
             jobid=jobid, method=method, argument=argument, wrapper=wrapper,
-            mbox_from=variables.mbox_from(envelope.sender), lmtp_from=str(envelope.sender),
+            mbox_from=format.mbox_from(envelope.sender), lmtp_from=str(envelope.sender),
             lmtp_rcpt=str(envelope.dest) if action.lmtp_rcpt_to else envelope.user,
             size=size, has_8bit=has_8bit, junk=action.junk, extension=extension(envelope, self._delimiter),
             environment=environment(envelope, self._home, self._delimiter), timeout=TIMEOUT,
@@ -86,37 +86,37 @@ class Plan:
         if command.startswith("|"):
             return self._command(command[1:])
         if command:
-            return "file", variables.expand(command, self._values, PATH), self._around()
+            return "file", format.expand(command, self._values, PATH), self._around()
         match action.method:
             case Method.MDA:
                 return self._command(action.argument)
             case Method.MAILDIR | Method.LMTP:
-                return action.method.value, variables.expand(action.argument, self._values, PATH), self._around()
+                return action.method.value, format.expand(action.argument, self._values, PATH), self._around()
             case Method.MBOX:
                 return "mbox", "", self._around()
         raise permfail("5.3.5", f"action {action.name} does not deliver")
 
     def _command(self, template: str) -> tuple[str, str, str]:
-        command = variables.expand(template, self._values, COMMAND)
+        command = format.expand(template, self._values, COMMAND)
         if self._wrapper:
-            command = variables.expand(self._wrapper, self._values._replace(mda=command), COMMAND)
+            command = format.expand(self._wrapper, self._values._replace(mda=command), COMMAND)
         return "mda", command, ""
 
     def _around(self) -> str:
         """The wrapper around a method that is no command itself."""
-        return variables.expand(self._wrapper, self._values._replace(mda=INNER_COMMAND), COMMAND)
+        return format.expand(self._wrapper, self._values._replace(mda=INNER_COMMAND), COMMAND)
 
 
 def check(action: Action, wrappers: dict[str, str]) -> str:
     """What is wrong with an action whatever the envelope, or an empty string."""
-    null = variables.SAMPLE._replace(directory=None if action.user else "/")
+    null = format.SAMPLE._replace(directory=None if action.user else "/")
     try:
         if action.method in (Method.MAILDIR, Method.LMTP):
-            variables.expand(action.argument, null, PATH)
+            format.expand(action.argument, null, PATH)
         if action.method is Method.MDA:
-            variables.expand(action.argument, null, COMMAND)
+            format.expand(action.argument, null, COMMAND)
         if action.wrapper:
-            variables.expand(wrappers.get(action.wrapper, ""), null._replace(mda=":"), COMMAND)
+            format.expand(wrappers.get(action.wrapper, ""), null._replace(mda=":"), COMMAND)
     except ExpandError as error:
         return str(error) if error.config else ""
     return ""

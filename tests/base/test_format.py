@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pysmtpd.base.format import (
+    ADDRESSES,
+    COMMAND,
+    PATH,
+    REPLY,
+    ExpandError,
+    FormatError,
+    Values,
+    expand,
+    fill,
+    parse,
+    strip_subaddress,
+)
 from pysmtpd.base.mailaddr import NULL, MailAddr
-from pysmtpd.deliver.variables import COMMAND, PATH, ExpandError, Values, expand, strip_subaddress
 
 VALUES = Values(MailAddr("Bob", "Example.org"), MailAddr("list", "example.com"), MailAddr("joe+tag", "example.com"),
                 "joe", "/home/joe")
@@ -44,7 +56,7 @@ def with_dest(user: str, domain: str = "example.com") -> Values:
     ("%{rcpt.user[:]}", "list"),
     ("%{rcpt.user[0:99]}", "list"),
     ("%{rcpt.user[-3:]}", "ist"),
-    ("%{rcpt.user[0:-4]}", "l"),
+    ("%{rcpt.user[0:-3]}", "l"),
     # what the original refuses
     ("%{rcpt.user[-1]}", "t"),
     ("%{rcpt.user[0:2]:uppercase}", "LIS"),
@@ -165,3 +177,38 @@ def test_strip() -> None:
     assert strip_subaddress("a+b+c@d+e", "+") == "a@d+e"
     assert strip_subaddress("a-b", "-") == "a"
     assert strip_subaddress("a+b", "") == "a+b"
+
+
+def test_the_examples_of_the_manual() -> None:
+    values = VALUES._replace(rcpt=MailAddr("user", "example.org"))
+    for offset, wanted in (("[0]", "e"), ("[1]", "x"), ("[8:]", "org"), ("[-3:]", "org"), ("[0:6]", "example"),
+                           ("[0:-4]", "example")):
+        assert expand(f"%{{rcpt.domain{offset}}}", values, PATH) == wanted
+    values = VALUES._replace(rcpt=MailAddr("User+Tag", "Example.org"))
+    for modifiers, wanted in (("lowercase", "user+tag@example.org"), ("uppercase", "USER+TAG@EXAMPLE.ORG"),
+                              ("strip", "User@Example.org"), ("lowercase|strip", "user@example.org")):
+        assert expand(f"%{{rcpt:{modifiers}}}", values, PATH) == wanted
+    values = VALUES._replace(rcpt=MailAddr("user+t?g", "example.org"))
+    assert expand("%{rcpt} %{rcpt:raw}", values, PATH) == "user+t:g@example.org user+t?g@example.org"
+
+
+@pytest.mark.parametrize("template, offset, length", [
+    ("ab %{nobody} c", 3, 9), ("%% %{sender:rot13}", 3, 15), ("%{rcpt} %{dest[x]}", 8, 10), ("a%{sender", 1, 2),
+    ("~/%{mda}", 2, 6),
+])
+def test_where_a_template_is_wrong(template: str, offset: int, length: int) -> None:
+    with pytest.raises(FormatError) as error:
+        parse(template)
+    assert (error.value.offset, error.value.length) == (offset, length)
+
+
+def test_each_place_has_its_specifiers() -> None:
+    with pytest.raises(FormatError):
+        parse("%{user.username}", ADDRESSES)
+    assert fill(parse("~/ <%{sender}> to %{dest[0:3]}", ADDRESSES, home=False), VALUES, REPLY) \
+        == "~/ <Bob@Example.org> to joe+"
+
+
+def test_a_reply_stays_one_printable_line() -> None:
+    text = fill(parse("550 %{dest} %{dest.user:raw}", ADDRESSES), with_dest("j\u00f6`e"), REPLY)
+    assert text == "550 j?:e@example.com j?`e"

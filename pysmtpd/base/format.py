@@ -1,10 +1,12 @@
 """Format specifiers of smtpd.conf: ``%{dest.user[0:3]:lowercase|strip}``, ``%%`` and a leading ``~/``.
 
+``parse`` says, when the configuration is read, what is wrong with a template and where; ``expand`` puts values in.
+
 The names, modifiers and ranges are OpenSMTPD's; two of its defects are mended: ``[-1]`` is the last character, and a
 range may be followed by modifiers.
 
 What is put in was mostly chosen by a stranger: the sender's address, the local part of a recipient.  It ends up in
-one of two places, and each has its own danger.
+one of three places, and each has its own danger.
 
 *A shell command.*  The administrator may have written the specifier bare, within double quotes or within single
 quotes, and we cannot know which: what quotes rightly in one place breaks out of another.  So nothing is quoted.
@@ -19,11 +21,15 @@ that leads to).
 *A path.*  OpenSMTPD's characters and slashes become colons, and so do the dots of a value that has nothing else, so
 that no address leads out of the directory the administrator wrote.  ``raw`` leaves all as it is.
 
+*A reply of SMTP.*  One line of printable ASCII: OpenSMTPD's characters become colons, what is not printable becomes a
+question mark, and ``raw`` gives back the former only.
+
 The user's home directory and the command within a wrapper are not a stranger's; they go in unchanged.  A home that
 could end a quotation is refused in a command.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from pysmtpd.base.mailaddr import MailAddr, split_tag
@@ -32,15 +38,22 @@ TOKEN_MAX = 127
 OFFSET_MAX = 1024
 RESULT_MAX = 4096                  # octets; OpenSMTPD: 1023
 
+ADDRESSES = frozenset({
+    "sender", "sender.user", "sender.domain", "rcpt", "rcpt.user", "rcpt.domain", "dest", "dest.user", "dest.domain",
+})
+DELIVERY = ADDRESSES | {"user.username", "user.directory", "mbox.from"}   # where a local user is known
+WRAPPER = DELIVERY | {"mda"}
+
 _COMMAND_UNSAFE = re.compile(r"[^A-Za-z0-9@._+=,:^\u00a1-\U0010ffff-]")
 _COMMAND_UNSAFE_RAW = re.compile(r"[^A-Za-z0-9@._+=,:^/%\u00a1-\U0010ffff-]")
 _BEGINS_WORD = " \t\n\"'="
 _ENDS_QUOTATION = re.compile(r"[\"'\\$`\n]")
 _PATH_UNSAFE = re.compile(r"[!#$%&'*?`{|}~/]")
-_SPECIFIER = re.compile(r"([A-Za-z.]+)(?:\[([^]]*)\])?(?::(.*))?")
+_REPLY_UNSAFE = re.compile(r"[!#$%&'*?`{|}~]")
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_SPECIFIER = re.compile(r"([A-Za-z.]*)(?:\[([^]]*)\])?(?::(.*))?", re.DOTALL)
 _RANGE = re.compile(r"(-?[0-9]{1,4})?(:)?(-?[0-9]{1,4})?")
 _MODIFIERS = frozenset({"lowercase", "uppercase", "strip", "raw"})
-_ADDRESSES = frozenset({"sender", "rcpt", "dest"})
 
 
 class ExpandError(ValueError):
@@ -51,14 +64,38 @@ class ExpandError(ValueError):
         self.config = config
 
 
+class FormatError(ExpandError):
+    """A template that is wrong whatever the values: from character ``offset`` on, ``length`` characters."""
+
+    def __init__(self, text: str, offset: int, length: int) -> None:
+        super().__init__(text, config=True)
+        self.offset = offset
+        self.length = length
+
+
+class Specifier(NamedTuple):
+    """One ``%{...}``.  ``span``: first and last character wanted, -1 is the last of the value; None is all."""
+
+    name: str
+    span: tuple[int, int] | None = None
+    modifiers: tuple[str, ...] = ()
+
+
+class Format(NamedTuple):
+    """A template that was understood.  ``home``: it begins with the home directory."""
+
+    home: bool
+    parts: tuple[str | Specifier, ...]
+
+
 class Values(NamedTuple):
     """What there is to put in.  ``directory`` None: it is not known.  ``mda``: the command within a wrapper."""
 
     sender: MailAddr
     rcpt: MailAddr
     dest: MailAddr
-    username: str
-    directory: str | None
+    username: str = ""
+    directory: str | None = None
     delimiter: str = "+"
     mda: str | None = None
 
@@ -105,8 +142,22 @@ class Path:
         return text
 
 
+class ReplyText:
+    """A reply of SMTP."""
+
+    def clean(self, text: str, *, raw: bool) -> str:
+        return _UNPRINTABLE.sub("?", text if raw else _REPLY_UNSAFE.sub(":", text))
+
+    def fit(self, text: str, before: str, *, raw: bool) -> str:
+        return text
+
+    def home(self, text: str) -> str:
+        return _UNPRINTABLE.sub("?", text)
+
+
 COMMAND: Place = Command()
 PATH: Place = Path()
+REPLY: Place = ReplyText()
 
 
 def mbox_from(sender: MailAddr) -> str:
@@ -120,59 +171,106 @@ def strip_subaddress(text: str, delimiter: str) -> str:
     return split_tag(user, delimiter)[0] + at + domain
 
 
-def expand(template: str, values: Values, place: Place) -> str:
-    """The template with every specifier replaced.  Raises ExpandError."""
-    out = ""
-    at = 0
-    if template.startswith("~/"):
-        out, at = place.home(_directory(values)), 1
+# reading a template
+
+@lru_cache(maxsize=256)
+def parse(template: str, names: frozenset[str] = DELIVERY, *, home: bool = True) -> Format:
+    """The template, taken apart.  ``names``: the specifiers there are in this place; ``home``: whether a leading
+    ``~/`` is one.  Raises FormatError."""
+    parts: list[str | Specifier] = []
+    begins_at_home = home and template.startswith("~/")
+    at = 1 if begins_at_home else 0
     while (percent := template.find("%", at)) >= 0:
-        out += template[at:percent]
+        parts.append(template[at:percent])
         following = template[percent + 1 : percent + 2]
         if following == "{":
             end = template.find("}", percent)
             if end < 0:
                 # The original takes such a format as it is, and would run it.
-                raise ExpandError("%{ without }", config=True)
-            out += _specifier(template[percent + 2 : end], values, place, out)
+                raise FormatError("%{ without }", percent, 2)
+            try:
+                parts.append(_specifier(template[percent + 2 : end], names))
+            except ExpandError as error:
+                raise FormatError(str(error), percent, end + 1 - percent) from None
             at = end + 1
         else:
-            out += "%"
+            parts.append("%")
             at = percent + (2 if following == "%" else 1)
-    out += template[at:]
+    parts.append(template[at:])
+    return Format(begins_at_home, tuple(part for part in parts if part))
+
+
+def _specifier(token: str, names: frozenset[str]) -> Specifier:
+    match = _SPECIFIER.fullmatch(token)
+    if match is None or len(token) > TOKEN_MAX:
+        raise _wrong(f"%{{{token[:TOKEN_MAX]}}} is not a format specifier")
+    name = match[1].lower()
+    if name not in names:
+        raise _wrong(f"there is no %{{{match[1]}}} here, but {', '.join(sorted(names))}")
+    modifiers = tuple(word.strip().lower() for word in match[3].split("|")) if match[3] is not None else ()
+    for word in modifiers:
+        if word not in _MODIFIERS:
+            raise _wrong(f"%{{{token}}}: there is no modifier {word or '(empty)'}")
+    if name == "mda" and token.lower() != "mda":
+        raise _wrong("%{mda} has neither range nor modifiers")
+    return Specifier(name, None if match[2] is None else _span(match[2], token), modifiers)
+
+
+def _wrong(text: str) -> ExpandError:
+    return ExpandError(text, config=True)
+
+
+def _span(wanted: str, token: str) -> tuple[int, int]:
+    match = _RANGE.fullmatch(wanted)
+    if match is None or not wanted:
+        raise _wrong(f"%{{{token}}}: [{wanted}] is not a range")
+    first = int(match[1] or 0)
+    last = int(match[3] or OFFSET_MAX) if match[2] else first
+    if max(abs(first), abs(last)) > OFFSET_MAX:
+        raise _wrong(f"%{{{token}}}: offsets go to {OFFSET_MAX}")
+    # [:-4] leaves out the last four: as an end a negative offset counts from the last character, not from behind it.
+    return first, last - 1 if match[2] and last < 0 else last
+
+
+# putting values in
+
+def expand(template: str, values: Values, place: Place) -> str:
+    """The template with every specifier of a delivery replaced.  Raises ExpandError."""
+    return fill(parse(template, DELIVERY if values.mda is None else WRAPPER), values, place)
+
+
+def fill(format: Format, values: Values, place: Place) -> str:
+    """A parsed template with every specifier replaced.  Raises ExpandError."""
+    out = place.home(_directory(values)) if format.home else ""
+    for part in format.parts:
+        out += part if isinstance(part, str) else _fill(part, values, place, out)
     if len(out.encode()) > RESULT_MAX:
         raise ExpandError(f"more than {RESULT_MAX} octets", config=False)
     return out
 
 
-def _specifier(token: str, values: Values, place: Place, before: str) -> str:
-    match = _SPECIFIER.fullmatch(token)
-    if match is None or len(token) > TOKEN_MAX:
-        raise ExpandError(f"%{{{token[:TOKEN_MAX]}}} is not a format specifier", config=True)
-    modifiers = [word.strip().lower() for word in match[3].split("|")] if match[3] is not None else []
-    for word in modifiers:
-        if word not in _MODIFIERS:
-            raise ExpandError(f"%{{{token}}}: there is no modifier {word or '(empty)'}", config=True)
-    name, raw = match[1].lower(), "raw" in modifiers
-    if name == "mda" and values.mda is not None and token.lower() == "mda":
-        return values.mda
+def _fill(specifier: Specifier, values: Values, place: Place, before: str) -> str:
+    name, span, modifiers = specifier
+    if name == "mda":
+        return values.mda or ""
+    raw = "raw" in modifiers
     trusted = name == "user.directory"
     text = _modify(_directory(values) if trusted else _value(name, values), modifiers, values.delimiter)
-    text = _cut(place.home(text) if trusted else place.clean(text, raw=raw), match[2], token)
+    text = place.home(text) if trusted else place.clean(text, raw=raw)
+    if span is not None:
+        text = _cut(text, span, name)
     return text if trusted else place.fit(text, before, raw=raw)
 
 
 def _value(name: str, values: Values) -> str:
     """The value that a stranger may have chosen."""
-    whole, dot, part = name.partition(".")
-    if whole in _ADDRESSES and (not dot or part in ("user", "domain")):
-        address: MailAddr = getattr(values, whole)
-        return str(getattr(address, part)) if dot else str(address)
     if name == "user.username":
         return values.username
     if name == "mbox.from":
         return mbox_from(values.sender)
-    raise ExpandError(f"there is no %{{{name}}} here", config=True)
+    whole, _, part = name.partition(".")
+    address: MailAddr = getattr(values, whole)
+    return str(getattr(address, part)) if part else str(address)
 
 
 def _directory(values: Values) -> str:
@@ -181,7 +279,7 @@ def _directory(values: Values) -> str:
     return values.directory
 
 
-def _modify(text: str, modifiers: list[str], delimiter: str) -> str:
+def _modify(text: str, modifiers: tuple[str, ...], delimiter: str) -> str:
     for word in modifiers:
         if word == "lowercase":
             text = text.lower()
@@ -192,24 +290,14 @@ def _modify(text: str, modifiers: list[str], delimiter: str) -> str:
     return text
 
 
-def _cut(text: str, wanted: str | None, token: str) -> str:
-    """Characters b to e, both included; negative ones count from the end.  An empty text stays empty."""
-    if wanted is None:
-        return text
-    match = _RANGE.fullmatch(wanted)
-    if match is None or not wanted:
-        raise ExpandError(f"%{{{token}}}: [{wanted}] is not a range", config=True)
-    first = int(match[1] or 0)
-    last = int(match[3] or -1) if match[2] else first
-    if max(abs(first), abs(last)) > OFFSET_MAX:
-        raise ExpandError(f"%{{{token}}}: offsets go to {OFFSET_MAX}", config=True)
+def _cut(text: str, span: tuple[int, int], name: str) -> str:
+    """The characters of a span, both ends included.  An empty text stays empty."""
     if not text:
         return ""
     size = len(text)
-    first += size if first < 0 else 0
-    last += size if last < 0 else 0
+    first, last = (at + size if at < 0 else at for at in span)
     if not 0 <= first < size or last < first:
-        raise ExpandError(f"%{{{token}}}: the value is too short", config=False)
+        raise ExpandError(f"%{{{name}[{span[0]}:{span[1]}]}}: the value is too short", config=False)
     return text[first : last + 1]
 
 
