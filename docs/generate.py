@@ -36,6 +36,21 @@ may ever be in the memory of a process; whatever is not listed there must not be
 
 Two roles are no process of the daemon's own: *client* is `smtpctl` under each of its names, and *worker* is whatever
 the recipient makes of it. Both are hostile peers: a bad frame of theirs ends that one connection.
+
+## What smtp carries and cannot make
+
+smtp speaks with everybody, and hands queue the envelopes of each message. It neither makes nor reads them: lka seals
+them (`base/seal.py`: a keyed BLAKE2b of 16 octets) with a key that it makes at each start and tells queue alone, over
+their own socket. queue stores nothing that does not open.
+
+A smtp process that an attacker has taken over can therefore not name a user, an action, a command or a file of its own
+choice: only what the rules and tables make of some recipient. Each envelope holds the id of its message and its number
+in it, and message ids are given by queue, to one smtp process each, and are taken once: so what was sealed cannot be
+used again, for another message, for another process, twice in a message, or after a restart.
+
+What is not prevented: lka believes smtp about the session. A smtp process that is taken over can claim any client
+address, HELO, sender, user or TLS, and gets what the rules give such a client: it can send as anybody who may send. It
+can also put another body under the envelopes of its own message, and forget, or not ask for, recipients.
 """
 
 IMSG = """# Who says what to whom

@@ -17,9 +17,11 @@ import msgspec
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.seal import KEY_SIZE, Seal, SealError
+from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
-from pysmtpd.imsg import BODY_MAX, ImsgError, Message
+from pysmtpd.imsg import ImsgError, Message
 from pysmtpd.lookup import mx, rdns, resolver, services
 from pysmtpd.lookup.build import bad_patterns, build_tables
 from pysmtpd.lookup.expand import TEMPORARY, Expanded, Expander, explain
@@ -30,6 +32,7 @@ from pysmtpd.lookup.records import Status, is_hostname
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import TableError
 from pysmtpd.messages import (
+    SEALED_MAX,
     ExpandRcpt,
     Fcrdns,
     Found,
@@ -39,6 +42,7 @@ from pysmtpd.messages import (
     MtaResolved,
     NameLookedUp,
     RcptExpanded,
+    SealKey,
     SmtpLookupName,
 )
 from pysmtpd.privsep.mproc import Peer
@@ -47,28 +51,31 @@ from pysmtpd.privsep.process import Process, handles
 NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-ups together
 NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
 NAMES_MAX = 10_000
-FRAME_ROOM = BODY_MAX - 2_048      # octets of envelopes in one frame
+FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 DISCARD_PORT = 9
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
-def frames(reqid: int, expanded: Expanded) -> Iterator[RcptExpanded]:
-    """An expansion in as many messages as it takes; nearly always one."""
-    envelopes = expanded.envelopes
+def frames(reqid: int, first: int, expanded: Expanded, seal: Seal) -> Iterator[RcptExpanded]:
+    """An expansion in as many messages as it takes; nearly always one.  first: the evpid of its first envelope.
+
+    Raises SealError for an envelope that queue would refuse."""
+    envelopes = [e if e.evpid == n else replace(e, evpid=n) for n, e in enumerate(expanded.envelopes, first)]
     if len(envelopes) > 1:
         batch: list[Envelope] = []
         size = 0
         for envelope in envelopes:
             length = len(msgspec.msgpack.encode(envelope))
             if batch and size + length > FRAME_ROOM:
-                yield RcptExpanded(reqid, batch, "", "", True)
+                yield RcptExpanded(reqid, seal.close(batch), len(batch), "", "", True)
                 batch, size = [], 0
             batch.append(envelope)
             size += length
         envelopes = batch
-    yield RcptExpanded(reqid, envelopes, expanded.reply, expanded.why)
+    sealed = seal.close(envelopes) if envelopes else b""
+    yield RcptExpanded(reqid, sealed, len(envelopes), expanded.reply, expanded.why)
 
 
 def has_route(address: str) -> bool:
@@ -103,10 +110,13 @@ class Lka(Process):
             self.log(warning, Level.ERR)
         self.ruleset = Ruleset(self.config.rules, self.tables)
         self.expander = Expander(self.config, self.ruleset, self.tables)
+        self._key = self.random.randbytes(KEY_SIZE)
+        self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
         self.hosts.hosts()
 
     def start(self) -> None:
+        self.peer(Proc.QUEUE).send(SealKey(self._key))
         servers = resolver.NameServers(self.config.resolvers, time.monotonic)
         self.resolver = resolver.Resolver(servers, self.hosts)
 
@@ -120,11 +130,11 @@ class Lka(Process):
         if self._traced:
             self._trace_expansion(expanded)
         try:
-            for frame in frames(message.reqid, expanded):
+            for frame in frames(message.reqid, message.envelope.evpid, expanded, self.seal):
                 peer.send(frame)
-        except ImsgError as error:
+        except (SealError, ImsgError) as error:
             self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
-            peer.send(RcptExpanded(message.reqid, [], TEMPORARY, "internal error"))
+            peer.send(RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error"))
 
     def _retrace(self) -> None:
         """Whom the tables tell of look-ups depends on what is traced now."""

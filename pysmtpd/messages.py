@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from pysmtpd.base.envelope import U8, U32, U64, Agent, Envelope, Name, Schedule, Time
 from pysmtpd.base.procs import CHILDREN, Proc
-from pysmtpd.imsg import CHUNK_MAX, Message, declare
+from pysmtpd.imsg import BODY_MAX, CHUNK_MAX, Message, declare
 
 PARENT, CONF, CONTROL, LKA = Proc.PARENT, Proc.CONF, Proc.CONTROL, Proc.LKA
 QUEUE, SCHEDULER, SMTP, MTA, MDA = Proc.QUEUE, Proc.SCHEDULER, Proc.SMTP, Proc.MTA, Proc.MDA
@@ -22,6 +22,8 @@ Chunk = Annotated[bytes, Meta(max_length=CHUNK_MAX)]
 Text = Annotated[str, Meta(max_length=1024)]
 Bytes = Annotated[bytes, Meta(max_length=2048)]
 Ids = Annotated[list[U64], Meta(max_length=1024)]
+SEALED_MAX = BODY_MAX - 2048       # what one envelope may have, with an error to be added later
+Sealed = Annotated[bytes, Meta(max_length=SEALED_MAX)]  # envelopes, see base/seal.py
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # --- parent and conf set a process up -------------------------------------------------------------
@@ -126,7 +128,8 @@ class NameLookedUp(Message):
 
 @declare(0x22, SMTP >> LKA, QUEUE >> LKA)
 class ExpandRcpt(Message):
-    """Where a recipient goes.  envelope says all the rules may ask; dest is the recipient."""
+    """Where a recipient goes.  envelope says all the rules may ask; dest is the recipient, and evpid the number
+    that the first envelope is to have."""
 
     reqid: U64
     envelope: Envelope
@@ -136,17 +139,28 @@ class ExpandRcpt(Message):
 
 @declare(0x23, LKA >> SMTP, LKA >> QUEUE)
 class RcptExpanded(Message):
-    """The envelopes of a recipient, or the reply that refuses it.
+    """The envelopes of a recipient, numbered one after the other and sealed, or the reply that refuses it.
 
     With ``more`` another RcptExpanded of this reqid follows.  reply is empty when it is accepted; otherwise
     a whole reply without the recipient, e.g. ``550 Invalid recipient``.
     """
 
     reqid: U64
-    envelopes: Annotated[list[Envelope], Meta(max_length=1000)]
+    sealed: Sealed
+    count: U32                     # of envelopes in it
     reply: Text
     why: Text                      # for the log: the rule, the table, the error
     more: bool = False
+
+
+@declare(0x24, LKA >> QUEUE)
+class SealKey(Message):
+    """The key of all seals, made at the start: nobody else knows it."""
+
+    key: Annotated[bytes, Meta(max_length=64)]
+
+    def __repr__(self) -> str:
+        return "SealKey(...)"
 
 
 # --- smtp asks queue to make a message durable, with all its envelopes, in one step ------------------
@@ -167,10 +181,10 @@ class SmtpMsgids(Message):
 
 @declare(0x44, SMTP >> QUEUE)
 class SmtpEnvelopes(Message):
-    """As many as needed."""
+    """As many as needed, in the order of their numbers, as lka sealed them."""
 
     reqid: U64
-    envelopes: Annotated[list[Envelope], Meta(max_length=1000)]
+    sealed: Annotated[list[Sealed], Meta(max_length=1000)]
 
 
 @declare(0x45, SMTP >> QUEUE, bulk=True)

@@ -14,7 +14,7 @@ from pysmtpd.base import logline
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
-from pysmtpd.base.struct import replace
+from pysmtpd.base.seal import Seal, SealError
 from pysmtpd.base.trace import Trace
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
@@ -45,6 +45,7 @@ from pysmtpd.messages import (
     SchedFetch,
     SchedFetched,
     SchedRetry,
+    SealKey,
     SmtpBody,
     SmtpEnvelopes,
     SmtpMessageCommit,
@@ -99,6 +100,7 @@ class Queue(Process):
         self._own_block = (0, 0)
         self._ids: dict[Peer, Ids] = {}
         self.inbox = Inbox(spool.bodies, Thread(self.loop), self._credit)
+        self.seal: Seal | None = None  # until lka has given its key
         self.outbox = Outbox(self._send_body, BODY_WINDOW)
         self.memory = Memory()
         self.reader = Reader(spool, spool.bodies, self.memory, self._warn)
@@ -133,9 +135,23 @@ class Queue(Process):
         self.writer.later(Change(next_msgid=self.msgids.mark), lambda _ok: None)
         return block
 
+    @handles(SealKey)
+    def seal_key(self, _peer: Peer, message: SealKey) -> None:
+        self.seal = Seal(message.key)
+
     @handles(SmtpEnvelopes)
     def envelopes(self, peer: Peer, message: SmtpEnvelopes) -> None:
-        self.inbox.add_envelopes((peer, message.reqid), message.envelopes)
+        key = peer, message.reqid
+        for sealed in message.sealed:
+            try:
+                self.inbox.add_envelopes(key, self._unseal(sealed))
+            except SealError as error:
+                self.inbox.fail(key, f"envelopes {error}")
+
+    def _unseal(self, sealed: bytes) -> list[Envelope]:
+        if self.seal is None:
+            raise SealError("before lka gave its key")
+        return self.seal.open(sealed)
 
     @handles(SmtpBody)
     def body(self, peer: Peer, message: SmtpBody) -> None:
@@ -169,11 +185,7 @@ class Queue(Process):
         now, msgid, file = self.now(), ask.msgid, incoming.file is not None
         message = Message(msgid, ask.size, HAS_8BIT if incoming.eight_bit else 0, now, file)
         body = b"" if file else incoming.body
-        first = msgid << 32 | 1
-        insert = [
-            Stored(e if e.evpid == first + n else replace(e, evpid=first + n), now, False)
-            for n, e in enumerate(incoming.envelopes)
-        ]
+        insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
 
         def done(ok: bool) -> None:
             peer.send(SmtpMessageCommitted(ask.reqid, ok))
@@ -455,7 +467,11 @@ class Queue(Process):
 
     @handles(RcptExpanded)
     def expanded(self, _peer: Peer, message: RcptExpanded) -> None:
-        self.bounces.answered(message)
+        try:
+            envelopes = self._unseal(message.sealed) if message.count else []
+        except SealError as error:
+            raise ImsgError(f"RcptExpanded: {error}") from None
+        self.bounces.answered(message, envelopes)
 
     def expand(self, reqid: int, envelope: Envelope) -> None:
         self.peer(Proc.LKA).send(ExpandRcpt(reqid, envelope, tls=False, local=True))

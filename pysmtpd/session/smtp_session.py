@@ -321,10 +321,10 @@ class SmtpSession(Conversation):
         assert isinstance(message, RcptExpanded)
         tx = self._tx
         assert tx is not None
-        tx.expanded(message.envelopes)
+        tx.expanded(message.sealed, message.count)
         if message.more:
             self._waiting = self._expanded
-        elif message.reply or not tx.expansion:
+        elif message.reply or not tx.expanding:
             tx.refuse()
             if message.why:
                 why = vis(message.why.encode())
@@ -416,7 +416,7 @@ class SmtpSession(Conversation):
             self._effects.append(Ask(SmtpEnvelopes(self.id, batch)))
         self._effects.append(Body(tx.flush()))
         self._spare = None
-        self._ask(SmtpMessageCommit(self.id, tx.msgid, len(tx.envelopes), tx.size), self._committed)
+        self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size), self._committed)
 
     @property
     def _committing(self) -> bool:

@@ -2,34 +2,35 @@
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Flag
 from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.imsg import BODY_MAX, CHUNK_MAX
 from pysmtpd.session.parameters import Parameters
 
-_NUMBERS = 256                     # octets, at most, of an envelope's numbers and lengths
+BATCH_MAX = 1000                   # of SmtpEnvelopes
+_LENGTH = 8                        # octets, at most, of a length or a number in a frame
 
 
 class Tx:
     """A message on its way in: sender, recipients, and the octets not yet handed on."""
 
-    __slots__ = ("_chunks", "_held", "_template", "asking", "envelopes", "expansion", "msgid", "rcpts", "sender",
-                 "sent", "size")
+    __slots__ = ("_chunks", "_expansion", "_held", "_template", "asking", "envelopes", "expanding", "msgid", "rcpts",
+                 "sealed", "sender", "sent", "size")
 
     def __init__(self, msgid: MsgId, template: Envelope) -> None:
         """``template``: an envelope that says everything but the recipient."""
         self.msgid = msgid
         self.sender = template.sender
         self.rcpts: list[tuple[MailAddr, int]] = []   # as given, and the last envelope made for it
-        self.envelopes: list[Envelope] = []
-        self.asking = template.sender  # the recipient being looked up, and what came of it so far
-        self.expansion: list[Envelope] = []
+        self.envelopes = 0         # how many they are
+        self.sealed: list[bytes] = []  # by lka; nobody else can read or make them
+        self.asking = template.sender  # the recipient being looked up, and how many envelopes came of it so far
+        self.expanding = 0
         self.size = 0              # octets of the message, our header included
         self.sent = False          # something of it is with the queue
         self._template = template
+        self._expansion: list[bytes] = []
         self._chunks: list[bytes] = []
         self._held = 0
 
@@ -38,31 +39,28 @@ class Tx:
         self.asking = rcpt
         t = self._template
         return Envelope(
-            evpid(self.msgid, len(self.envelopes) + 1), t.agent, t.action, t.sender, rcpt, rcpt, t.user, t.command,
+            evpid(self.msgid, self.envelopes + 1), t.agent, t.action, t.sender, rcpt, rcpt, t.user, t.command,
             t.tag, t.smtpname, t.helo, t.hostname, t.username, t.source, t.flags, t.ctime, t.ttl, 0, 0, 0,
             int(parameters.notify), t.ret, t.envid, parameters.orcpt, "", "", BounceKind.NONE, 0,
         )
 
-    def expanded(self, envelopes: list[Envelope]) -> None:
+    def expanded(self, sealed: bytes, count: int) -> None:
         """Some of the envelopes of the recipient that was asked about."""
-        self.expansion.extend(envelopes)
+        if count:
+            self._expansion.append(sealed)
+            self.expanding += count
 
     def accept(self) -> None:
-        """The recipient that was asked about stays; its envelopes get their numbers."""
-        number = len(self.envelopes)
-        last = 0
-        for envelope in self.expansion:
-            number += 1
-            last = evpid(self.msgid, number)
-            if envelope.evpid != last:
-                envelope = replace(envelope, evpid=last)  # type: ignore[type-var]
-            self.envelopes.append(envelope)
-        self.rcpts.append((self.asking, last))
-        self.expansion.clear()
+        """The recipient that was asked about stays."""
+        self.envelopes += self.expanding
+        self.sealed += self._expansion
+        self.rcpts.append((self.asking, evpid(self.msgid, self.envelopes)))
+        self.refuse()
 
     def refuse(self) -> None:
-        """The recipient that was asked about does not stay."""
-        self.expansion.clear()
+        """The recipient that was asked about does not stay: the next one gets its numbers."""
+        self._expansion.clear()
+        self.expanding = 0
 
     def write(self, data: bytes) -> list[bytes]:
         """Take octets of the message; the pieces that are full go to the queue."""
@@ -85,19 +83,19 @@ class Tx:
         self._held = 0
         return data
 
-    def batches(self) -> Iterator[list[Envelope]]:
-        """The envelopes, as many at a time as one frame holds."""
-        if len(self.envelopes) == 1:
-            yield self.envelopes
+    def batches(self) -> Iterator[list[bytes]]:
+        """What was sealed, as much at a time as one frame holds."""
+        if len(self.sealed) == 1:
+            yield self.sealed
             return
-        batch: list[Envelope] = []
-        room = BODY_MAX - _NUMBERS
-        for envelope in self.envelopes:
-            weight = _weight(envelope)
-            if batch and weight > room:
+        batch: list[bytes] = []
+        room = BODY_MAX - 3 * _LENGTH
+        for sealed in self.sealed:
+            weight = len(sealed) + _LENGTH
+            if batch and (weight > room or len(batch) == BATCH_MAX):
                 yield batch
-                batch, room = [], BODY_MAX - _NUMBERS
-            batch.append(envelope)
+                batch, room = [], BODY_MAX - 3 * _LENGTH
+            batch.append(sealed)
             room -= weight
         yield batch
 
@@ -110,12 +108,3 @@ def template(*, sender: MailAddr, parameters: Parameters, tag: str, smtpname: st
         0, Agent.MTA, "", sender, sender, sender, "", "", tag, smtpname, helo, hostname, username, source, int(flags),
         now, 0, 0, 0, 0, 0, parameters.ret, parameters.envid, "", "", "", BounceKind.NONE, 0,
     )
-
-
-def _weight(e: Envelope) -> int:
-    """At least as many octets as an envelope has in a frame."""
-    text = (
-        f"{e.action}{e.sender.user}{e.sender.domain}{e.rcpt.user}{e.rcpt.domain}{e.dest.user}{e.dest.domain}{e.user}"
-        f"{e.command}{e.tag}{e.smtpname}{e.helo}{e.hostname}{e.username}{e.source}{e.envid}{e.orcpt}{e.errorline}{e.esc}"
-    )
-    return _NUMBERS + (len(text) if text.isascii() else len(text.encode()))

@@ -104,12 +104,12 @@ class Bounces:
         else:
             group.timer = self._loop.call_later(GATHER, self._ask, group)
 
-    def answered(self, message: RcptExpanded) -> None:
-        """lka has found out where a sender's mail goes."""
+    def answered(self, message: RcptExpanded, envelopes: list[Envelope]) -> None:
+        """lka has found out where a sender's mail goes: these were sealed in its answer."""
         group = self._asking.get(message.reqid)
         if group is None:
             return
-        group.expanded += message.envelopes
+        group.expanded += envelopes
         if message.more and len(group.expanded) <= ENVELOPES_MAX:
             return
         del self._asking[message.reqid]

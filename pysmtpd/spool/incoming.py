@@ -8,22 +8,16 @@ What breaks a bound fails; its sender learns that from the answer to its commit.
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgspec
-
 from pysmtpd.base.envelope import Envelope
-from pysmtpd.imsg import BODY_MAX
 from pysmtpd.spool.backend import INLINE_MAX, SpoolError
 from pysmtpd.spool.bodies import Bodies, BodyFile
 
 Key = tuple[Any, int]              # a peer and its reqid
 ENVELOPES_MAX = 65536              # of one message
-ENVELOPE_MAX = BODY_MAX - 2048     # octets encoded: it must fit into every frame, with an error added
 ENVELOPE_OCTETS = 1024             # that an envelope takes in memory, about
 PRESSURE = 32 * 1024 * 1024        # octets in memory above which bodies go to files early
 PRESSED_MAX = 16 * 1024
 HELD_MAX = 128 * 1024 * 1024       # octets in memory above which new ones are refused
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Runner(Protocol):
@@ -69,12 +63,6 @@ class Inbox:
         incoming = self._get(key)
         if len(incoming.envelopes) + len(envelopes) > ENVELOPES_MAX:
             self._fail(incoming, "too many envelopes")
-        # One that is too large comes alone, for two of them do not fit into a frame.
-        if len(envelopes) == 1 and len(_encode(envelopes[0])) > ENVELOPE_MAX:
-            self._fail(incoming, "an envelope is too large")
-        # No expansion makes commands yet; a hijacked smtp that could name one would run it as any user.
-        if any(envelope.command for envelope in envelopes):
-            self._fail(incoming, "a command that no expansion made")
         if not incoming.failed:
             incoming.envelopes += envelopes
             self._hold(incoming, ENVELOPE_OCTETS * len(envelopes))
@@ -95,6 +83,10 @@ class Inbox:
         if incoming.file is not None or incoming.size > self._inline_max():
             self._write(key, incoming)
 
+    def fail(self, key: Key, reason: str) -> None:
+        """This message cannot be committed."""
+        self._fail(self._get(key), reason)
+
     def rollback(self, key: Key) -> None:
         """Forget it.  A key that is not known is no error."""
         incoming = self._all.pop(key, None)
@@ -110,6 +102,9 @@ class Inbox:
             self._fail(incoming, "no envelopes")
         if len(incoming.envelopes) != envelope_count or incoming.size != size:
             self._fail(incoming, "not all of it arrived")
+        if any(e.evpid != n for n, e in enumerate(incoming.envelopes, msgid << 32 | 1)):
+            # Sealed for another message, or for another place in this one.
+            self._fail(incoming, "envelopes of another message")
         if incoming.failed:
             done(None, incoming.failed)
         elif incoming.file is None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,8 @@ from pysmtpd import lka as lka_module
 from pysmtpd.base.envelope import Agent
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.seal import KEY_SIZE, Seal
+from pysmtpd.base.struct import replace
 from pysmtpd.base.trace import Trace
 from pysmtpd.conf import config as conf_config
 from pysmtpd.conf.config import Action, Config, Method, Table
@@ -33,6 +35,7 @@ from pysmtpd.messages import (
     MtaResolved,
     NameLookedUp,
     RcptExpanded,
+    SealKey,
     SmtpLookupName,
 )
 from pysmtpd.privsep.log import Log
@@ -108,6 +111,7 @@ def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
     log = Lines()
     process = Lka(Birth(proc="lka", uid=0, gid=0, spool="/", socket="/s", stderr=True, verbose=0), log)
     process.preload()
+    process._peers[Proc.QUEUE] = [cast(Any, Asker(Proc.QUEUE))]
     process.config = conf_config.decode(conf_config.encode(conf_config.view(config, Proc.LKA)))
     process.setup()
     process.hosts = HostsFile(Clock(), "/nonexistent")
@@ -136,21 +140,51 @@ def test_recipients_are_expanded_for_smtp_and_for_queue() -> None:
         process.expand_rcpt(peer, ExpandRcpt(8, envelope("bob@far.example"), False, True))
         process.expand_rcpt(peer, ExpandRcpt(9, envelope("bob@far.example"), False, False))
         local, relay, refused = peer.answers
-        assert local == RcptExpanded(7, [envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root",
-                                                  ttl=4 * 86400)], "", "")
-        assert relay.envelopes[0].action == "out" and relay.reqid == 8
-        assert refused == RcptExpanded(9, [], "550 Invalid recipient", "no rule matched")
+        made = envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root", ttl=4 * 86400)
+        assert local == RcptExpanded(7, process.seal.close([made]), 1, "", "")
+        [out] = process.seal.open(relay.sealed)
+        assert (out.action, relay.reqid, relay.count) == ("out", 8, 1)
+        assert refused == RcptExpanded(9, b"", 0, "550 Invalid recipient", "no rule matched")
+
+
+def test_queue_gets_the_key_of_the_seals_at_the_start(server: FakeDns) -> None:
+    async def look(process: Lka, _log: Lines) -> None:
+        queue: Any = process.peer(Proc.QUEUE)
+        [told] = queue.answers
+        assert isinstance(told, SealKey) and len(told.key) == KEY_SIZE
+        assert Seal(told.key).open(process.seal.close([envelope("a@b.example")])) == [envelope("a@b.example")]
+        assert str(told) == repr(told) == "SealKey(...)"
+
+    with_lka(server, look)
 
 
 def test_many_envelopes_take_as_many_frames_as_needed() -> None:
     made = [envelope(f"user{number}@example.org", helo="h" * 200, errorline="e" * 900) for number in range(100)]
     expanded = Expanded(made, "", "", Node(Kind.ADDRESS, "", made[0].dest, None))
     peer = Asker(Proc.SMTP)
-    for frame in frames(5, expanded):
+    seal = Seal(b"k" * KEY_SIZE)
+    for frame in frames(5, 3 << 32 | 7, expanded, seal):
         peer.send(frame)
     assert len(peer.answers) > 5
     assert [answer.more for answer in peer.answers] == [True] * (len(peer.answers) - 1) + [False]
-    assert [each for answer in peer.answers for each in answer.envelopes] == made
+    opened = [each for answer in peer.answers for each in seal.open(answer.sealed)]
+    assert [each.evpid for each in opened] == [3 << 32 | number for number in range(7, 107)]
+    assert [replace(each, evpid=0) for each in opened] == made
+    assert sum(answer.count for answer in peer.answers) == 100
+
+
+def test_an_envelope_that_fits_into_no_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, log = lka()
+    face = "\N{GRINNING FACE}"
+    texts = dict.fromkeys(("helo", "hostname", "username", "tag", "smtpname", "source"), face * 255)
+    wide = envelope("root@localhost", errorline=face * 1020, command=face * 1020, **texts)
+    expanded = Expanded([wide], "", "", Node(Kind.ADDRESS, "", wide.dest, None))
+    monkeypatch.setattr(process.expander, "expand", lambda *_args, **_named: expanded)
+    peer: Any = Asker(Proc.SMTP)
+    process.expand_rcpt(peer, ExpandRcpt(7, envelope("root@localhost"), False, False))
+    assert peer.answers == [RcptExpanded(7, b"", 0, "451 Temporary failure", "internal error")]
+    assert log.lines == ["bug: lka: expansion of <root@localhost>: RcptExpanded: Expected `bytes` of length <= 14336 "
+                         "- at `$[1]`"]
 
 
 def test_traces_are_told_as_soon_as_they_are_wanted() -> None:

@@ -162,7 +162,7 @@ def test_late_answers_are_ignored() -> None:
     session = found.session
     session.receive(b"RCPT TO:<b@example.org>\r\n", 0)
     session.timeout(300)
-    assert session.answer(RcptExpanded(chat.SESSION_ID, [], "550 no", ""), 301) == []
+    assert session.answer(RcptExpanded(chat.SESSION_ID, b"", 0, "550 no", ""), 301) == []
 
 
 def test_no_message_id_at_hand() -> None:

@@ -2,14 +2,17 @@
 
 import pytest
 
-from pysmtpd.base.envelope import Envelope
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.seal import KEY_SIZE, Seal
+from pysmtpd.base.struct import replace
 from pysmtpd.imsg import CHUNK_MAX, Encoder
 from pysmtpd.messages import SmtpEnvelopes
 from pysmtpd.session.parameters import Parameters
 from pysmtpd.session.smtp_tx import Tx, template
+
+SEAL = Seal(b"k" * KEY_SIZE)
 
 
 def transaction(name: str = "x") -> Tx:
@@ -20,18 +23,21 @@ def transaction(name: str = "x") -> Tx:
 
 
 def add(tx: Tx, rcpt: MailAddr, *, copies: int = 1) -> None:
-    tx.expanded([tx.asked(rcpt, Parameters())] * copies)
+    first = tx.asked(rcpt, Parameters())
+    tx.expanded(SEAL.close([replace(first, evpid=first.evpid + n) for n in range(copies)]), copies)
     tx.accept()
 
 
 def test_numbers() -> None:
     tx = transaction()
     add(tx, MailAddr("a", "b"), copies=3)
-    tx.expanded([tx.asked(MailAddr("c", "d"), Parameters())])
+    tx.expanded(SEAL.close([tx.asked(MailAddr("c", "d"), Parameters())]), 1)
     tx.refuse()
     add(tx, MailAddr("e", "f"))
-    assert [e.evpid for e in tx.envelopes] == [5 << 32 | n for n in (1, 2, 3, 4)]
-    assert [str(e.rcpt) for e in tx.envelopes] == ["a@b"] * 3 + ["e@f"]
+    envelopes = [envelope for sealed in tx.sealed for envelope in SEAL.open(sealed)]
+    assert tx.envelopes == 4
+    assert [e.evpid for e in envelopes] == [5 << 32 | n for n in (1, 2, 3, 4)]
+    assert [str(e.rcpt) for e in envelopes] == ["a@b"] * 3 + ["e@f"]
     assert tx.rcpts == [(MailAddr("a", "b"), 5 << 32 | 3), (MailAddr("e", "f"), 5 << 32 | 4)]
 
 
@@ -59,6 +65,5 @@ def test_every_batch_fits_its_frame(name: str) -> None:
     batches = list(tx.batches())
     for batch in batches:
         encoder.encode(SmtpEnvelopes(1, batch))
-    together: list[Envelope] = [envelope for batch in batches for envelope in batch]
-    assert together == tx.envelopes
+    assert [sealed for batch in batches for sealed in batch] == tx.sealed
     assert len(batches) < 300

@@ -10,15 +10,20 @@ from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Ret
 from pysmtpd.base.mailaddr import MailAddr, parse
 from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.seal import KEY_SIZE, Seal
+from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Config
 from pysmtpd.imsg import Encoder, Message
 from pysmtpd.messages import (
     Delivered,
+    ExpandRcpt,
     Outcome,
     QueueDeliver,
     QueueEnvelopes,
+    RcptExpanded,
     Result,
     SchedDispatch,
+    SealKey,
     SmtpBody,
     SmtpEnvelopes,
     SmtpMessageCommit,
@@ -33,6 +38,8 @@ from pysmtpd.spool.bodies import Disk
 from pysmtpd.spool.sqlite import SqliteSpool
 
 M = TypeVar("M", bound=Message)
+KEY = b"k" * KEY_SIZE
+SEAL = Seal(KEY)
 NOW = 1_700_000_000
 BODY = b"Subject: hello\r\nMessage-ID: <1@example.org>\r\n\r\nHello.\r\n"
 
@@ -48,6 +55,16 @@ def envelope(evpid: int = 0, rcpt: str = "bob@example.net", **values: Any) -> En
         "envid": "", "orcpt": "", "errorline": "", "esc": "", "bounce": BounceKind.NONE, "bounce_delay": 0,
     }  # fmt: skip
     return Envelope(**{**fields, **values})
+
+
+def sealed(msgid: int, *envelopes: Envelope) -> bytes:
+    """As lka seals the first envelopes of a message."""
+    return SEAL.close([replace(envelope, evpid=n) for n, envelope in enumerate(envelopes, msgid << 32 | 1)])
+
+
+def expanded(ask: ExpandRcpt, *envelopes: Envelope, reply: str = "", more: bool = False) -> RcptExpanded:
+    """What lka answers."""
+    return RcptExpanded(ask.reqid, SEAL.close(list(envelopes)) if envelopes else b"", len(envelopes), reply, "", more)
 
 
 class FakePeer:
@@ -112,6 +129,7 @@ class House:
                       (Proc.PARENT, Proc.CONTROL, Proc.LKA, Proc.SCHEDULER, Proc.SMTP, Proc.MTA, Proc.MDA)}
         self.queue._peers = {proc: [cast(Any, peer)] for proc, peer in self.peers.items()}
         self.queue.start()
+        self.say(self.lka, SealKey(KEY))
         self._reqids = itertools.count(1)
         self._ids: list[int] = []
 
@@ -155,11 +173,12 @@ class House:
     def begin(self, body: bytes = BODY, envelopes: list[Envelope] | None = None, msgid: int = 0) -> int:
         """Hand a message in, up to its commit; returns its reqid."""
         reqid = next(self._reqids)
+        msgid = msgid or self.msgid()
         envelopes = [envelope()] if envelopes is None else envelopes
-        self.say(self.smtp, SmtpEnvelopes(reqid, envelopes))
+        self.say(self.smtp, SmtpEnvelopes(reqid, [sealed(msgid, *envelopes)]))
         for at in range(0, len(body), 65536):
             self.say(self.smtp, SmtpBody(reqid, body[at : at + 65536]))
-        self.say(self.smtp, SmtpMessageCommit(reqid, msgid or self.msgid(), len(envelopes), len(body)))
+        self.say(self.smtp, SmtpMessageCommit(reqid, msgid, len(envelopes), len(body)))
         return reqid
 
     def submit(self, body: bytes = BODY, envelopes: list[Envelope] | None = None) -> list[int]:

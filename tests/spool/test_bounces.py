@@ -13,7 +13,6 @@ from pysmtpd.messages import (
     QueueDone,
     QueueEnvelopes,
     QueueTempfail,
-    RcptExpanded,
     SchedDispatch,
     SchedExpire,
     SchedFetch,
@@ -21,7 +20,7 @@ from pysmtpd.messages import (
     SchedRetry,
 )
 from pysmtpd.spool import bounces
-from tests.spool.house import BODY, NOW, House, envelope
+from tests.spool.house import BODY, NOW, House, envelope, expanded
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +48,7 @@ def answer(house: House, reply: str = "", count: int = 1) -> ExpandRcpt:
     to = [] if reply else [
         envelope(agent=Agent.MDA, user="alice", sender=NULL, rcpt="alice@example.org") for _ in range(count)
     ]
-    house.say(house.lka, RcptExpanded(ask.reqid, to, reply, ""))
+    house.say(house.lka, expanded(ask, *to, reply=reply))
     return ask
 
 
@@ -247,7 +246,7 @@ def test_lka_that_does_not_answer(house: House, monkeypatch: pytest.MonkeyPatch)
     house.say(house.scheduler, SchedDispatch([evpid]))
     ask = house.expect(house.lka, ExpandRcpt)
     assert house.expect(house.scheduler, QueueTempfail).schedule.evpid == evpid
-    house.say(house.lka, RcptExpanded(ask.reqid, [envelope()], "", ""))
+    house.say(house.lka, expanded(ask, envelope()))
     house.run(0.02)
     assert house.scheduler.sent == []
 
@@ -258,8 +257,8 @@ def test_sender_who_is_many(house: House) -> None:
     bounce_due(house)
     house.say(house.scheduler, SchedDispatch([evpid]))
     ask = house.expect(house.lka, ExpandRcpt)
-    house.say(house.lka, RcptExpanded(ask.reqid, [envelope(), envelope()], "", "", more=True))
-    house.say(house.lka, RcptExpanded(ask.reqid, [envelope()], "", ""))
+    house.say(house.lka, expanded(ask, envelope(), envelope(), more=True))
+    house.say(house.lka, expanded(ask, envelope()))
     assert len(house.expect(house.scheduler, QueueEnvelopes).schedules) == 3
 
 
@@ -274,10 +273,10 @@ def test_report_that_cannot_be_stored_is_tried_again(house: House, monkeypatch: 
     def broken(_changes: object) -> None:
         raise SpoolError("disk I/O error")
 
-    house.expect(house.lka, ExpandRcpt)
+    ask = house.expect(house.lka, ExpandRcpt)
     with monkeypatch.context() as patch:
         patch.setattr(house.queue.backend, "apply", broken)
-        house.say(house.lka, RcptExpanded(next(iter(house.queue.bounces._asking)), [envelope()], "", ""))
+        house.say(house.lka, expanded(ask, envelope()))
         assert house.expect(house.scheduler, QueueTempfail).schedule.evpid == evpid
     assert len(house.queue.backend.load([evpid])) == 1
 

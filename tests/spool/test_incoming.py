@@ -2,10 +2,10 @@
 
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from pysmtpd.base.seal import KEY_SIZE, Seal
 from pysmtpd.messages import (
     BODY_WINDOW,
     BodyCredit,
@@ -16,8 +16,8 @@ from pysmtpd.messages import (
     SmtpMessageRollback,
 )
 from pysmtpd.spool import incoming
-from pysmtpd.spool.backend import INLINE_MAX
-from tests.spool.house import BODY, House, envelope
+from pysmtpd.spool.backend import INLINE_MAX, Stored
+from tests.spool.house import BODY, SEAL, House, envelope, sealed
 
 CHUNK = bytes(range(256)) * 256
 
@@ -54,7 +54,8 @@ def test_credit_is_what_was_written(house: House) -> None:
 
 
 def test_30_megabytes_need_little_memory(house: House) -> None:
-    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpEnvelopes(5, [sealed(msgid, envelope())]))
     total = 30 * 1024 * 1024
     tracemalloc.start()
     window, sent = BODY_WINDOW, 0
@@ -63,7 +64,7 @@ def test_30_megabytes_need_little_memory(house: House) -> None:
             window += house.expect(house.smtp, BodyCredit).size
         house.say(house.smtp, SmtpBody(5, bytes(CHUNK)))
         window, sent = window - len(CHUNK), sent + len(CHUNK)
-    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, total))
+    house.say(house.smtp, SmtpMessageCommit(5, msgid, 1, total))
     assert house.expect(house.smtp, SmtpMessageCommitted).ok
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -72,7 +73,7 @@ def test_30_megabytes_need_little_memory(house: House) -> None:
 
 @pytest.mark.parametrize("size", [10, 400_000])
 def test_rollback_leaves_nothing(house: House, tmp_path: Path, size: int) -> None:
-    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    house.say(house.smtp, SmtpEnvelopes(5, [sealed(house.msgid(), envelope())]))
     for at in range(0, size, 65536):
         house.say(house.smtp, SmtpBody(5, b"x" * min(65536, size - at)))
     house.say(house.smtp, SmtpMessageRollback(5))
@@ -87,9 +88,10 @@ def test_rollback_of_nothing(house: House) -> None:
 
 @pytest.mark.parametrize("size", [0, len(BODY) - 1, len(BODY) + 1])
 def test_size_must_match(house: House, size: int) -> None:
-    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpEnvelopes(5, [sealed(msgid, envelope())]))
     house.say(house.smtp, SmtpBody(5, BODY))
-    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, size))
+    house.say(house.smtp, SmtpMessageCommit(5, msgid, 1, size))
     assert not house.expect(house.smtp, SmtpMessageCommitted).ok
 
 
@@ -114,8 +116,8 @@ def test_two_smtp_processes_may_use_the_same_reqid(house: House) -> None:
     other = FakePeer(Proc.SMTP, 1)
     house.say(house.smtp, SmtpBody(5, BODY))
     house.say(other, SmtpBody(5, b"another"))
-    house.say(house.smtp, SmtpEnvelopes(5, [envelope()]))
     msgid = house.msgid()
+    house.say(house.smtp, SmtpEnvelopes(5, [sealed(msgid, envelope())]))
     house.say(house.smtp, SmtpMessageCommit(5, msgid, 1, len(BODY)))
     assert house.expect(house.smtp, SmtpMessageCommitted).ok
     assert house.queue.backend.body(msgid) == BODY
@@ -133,15 +135,6 @@ def test_envelopes_get_their_numbers(house: House) -> None:
     evpids = house.submit(envelopes=given)
     assert [evpid & 0xFFFFFFFF for evpid in evpids] == [1, 2, 3]
     assert [house.dispatch(evpid).envelope.rcpt.user for evpid in evpids] == ["bob", "bob", "carol"]
-
-
-def test_envelope_that_would_not_fit_into_a_frame_is_refused(house: House) -> None:
-    face = "\N{GRINNING FACE}"
-    texts: dict[str, Any] = dict.fromkeys(("helo", "hostname", "username", "tag", "smtpname", "source"), face * 255)
-    wide = envelope(errorline=face * 1020, command=face * 1020, **texts)
-    house.begin(envelopes=[wide])
-    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
-    assert house.queue.inbox.held == 0
 
 
 def test_too_many_envelopes_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,20 +155,69 @@ def test_under_pressure_bodies_become_files_early(house: House, monkeypatch: pyt
 
 def test_memory_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "HELD_MAX", 100_000)
-    for reqid in (1, 2, 3):
-        house.say(house.smtp, SmtpEnvelopes(reqid, [envelope()]))
+    ids = {reqid: house.msgid() for reqid in (1, 2, 3)}
+    for reqid, msgid in ids.items():
+        house.say(house.smtp, SmtpEnvelopes(reqid, [sealed(msgid, envelope())]))
         house.say(house.smtp, SmtpBody(reqid, CHUNK))
-    house.say(house.smtp, SmtpMessageCommit(3, house.msgid(), 1, len(CHUNK)))
+    house.say(house.smtp, SmtpMessageCommit(3, ids[3], 1, len(CHUNK)))
     assert not house.expect(house.smtp, SmtpMessageCommitted).ok
-    house.say(house.smtp, SmtpMessageCommit(1, house.msgid(), 1, len(CHUNK)))
+    house.say(house.smtp, SmtpMessageCommit(1, ids[1], 1, len(CHUNK)))
     assert house.expect(house.smtp, SmtpMessageCommitted).ok
     # The sender of what is thrown away does not wait for credit.
     assert house.smtp.take(BodyCredit) == [BodyCredit(3, len(CHUNK))]
 
 
-def test_smtp_cannot_make_anybody_run_a_command(house: House) -> None:
-    """What lka answers has no commands, so one can only come from a smtp process that is not itself any more."""
-    house.say(house.smtp, SmtpEnvelopes(5, [envelope(user="alice", command="|touch /tmp/owned")]))
+def commit(house: House, msgid: int, count: int, *blobs: bytes) -> bool:
+    """Whether queue takes what smtp hands in."""
+    house.say(house.smtp, SmtpEnvelopes(5, list(blobs)))
     house.say(house.smtp, SmtpBody(5, BODY))
-    house.say(house.smtp, SmtpMessageCommit(5, house.msgid(), 1, len(BODY)))
-    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    house.say(house.smtp, SmtpMessageCommit(5, msgid, count, len(BODY)))
+    return house.expect(house.smtp, SmtpMessageCommitted).ok
+
+
+def test_smtp_cannot_make_an_envelope(house: House) -> None:
+    """A smtp process that is not itself any more could name a user and a command for him."""
+    msgid = house.msgid()
+    evil = envelope(evpid=msgid << 32 | 1, user="alice", command="|touch /tmp/owned")
+    made_up = Seal(b"x" * KEY_SIZE).close([evil])
+    for blob in (made_up, made_up[16:], b""):
+        assert not commit(house, msgid, 1, blob)
+        assert house.logged.lines[-1].endswith("refused: envelopes not sealed by lka")
+        msgid = house.msgid()
+
+
+def test_smtp_cannot_change_an_envelope(house: House) -> None:
+    msgid = house.msgid()
+    blob = sealed(msgid, envelope(user="alice"))
+    assert b"alice" in blob
+    assert not commit(house, msgid, 1, blob.replace(b"alice", b"bobby"))
+
+
+def test_envelopes_are_good_for_their_message_only(house: House) -> None:
+    first, second = house.msgid(), house.msgid()
+    blob = sealed(first, envelope())
+    assert not commit(house, second, 1, blob)
+    assert house.logged.lines[-1].endswith("refused: envelopes of another message")
+    assert commit(house, first, 1, blob)
+
+
+@pytest.mark.parametrize("numbers", [(1, 1), (2, 1), (2, 3), (1, 3)])
+def test_envelopes_are_good_for_one_place_in_their_message(house: House, numbers: tuple[int, ...]) -> None:
+    for order, good in ((numbers, False), ((1, 2), True)):
+        msgid = house.msgid()
+        assert commit(house, msgid, 2, *(SEAL.close([envelope(msgid << 32 | n)]) for n in order)) is good
+    assert "refused: envelopes of another message" in house.logged.lines[-1]
+
+
+def test_what_lka_expanded_may_run_a_command(house: House) -> None:
+    msgid = house.msgid()
+    assert commit(house, msgid, 1, sealed(msgid, envelope(user="alice", command="|vacation")))
+    ((stored,),) = [house.queue.backend.load([msgid << 32 | 1])]
+    assert isinstance(stored, Stored) and stored.envelope.command == "|vacation"
+
+
+def test_before_lka_gave_its_key_nothing_is_taken(house: House) -> None:
+    house.queue.seal = None
+    msgid = house.msgid()
+    assert not commit(house, msgid, 1, sealed(msgid, envelope()))
+    assert house.logged.lines[-1].endswith("refused: envelopes before lka gave its key")

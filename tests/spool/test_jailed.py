@@ -13,7 +13,7 @@ import os, sys
 from pathlib import Path
 from pysmtpd.messages import *
 from pysmtpd.spool import bounces
-from tests.spool.house import NOW, House, TestQueue, envelope
+from tests.spool.house import NOW, House, TestQueue, envelope, expanded
 TestQueue.preload(None)
 bounces.GATHER = 0.01
 os.chroot(sys.argv[1])
@@ -36,7 +36,7 @@ for body in (b"small", b"\\xe9" * 300000):
     house.run(0.1)
     house.say(house.scheduler, SchedDispatch([bad]))
     ask = house.expect(house.lka, ExpandRcpt)
-    house.say(house.lka, RcptExpanded(ask.reqid, [envelope()], "", ""))
+    house.say(house.lka, expanded(ask, envelope()))
     house.run(0.1)
     house.say(house.control, CtlShowQueue(1, 0, 0))
     house.say(house.control, CtlShowEnvelope(1, late))

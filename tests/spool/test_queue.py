@@ -19,7 +19,7 @@ from pysmtpd.messages import (
     SchedRetry,
     SmtpMessageCommitted,
 )
-from tests.spool.house import BODY, NOW, House, envelope
+from tests.spool.house import BODY, NOW, House, envelope, sealed
 
 
 def test_message_goes_in_and_out(house: House) -> None:
@@ -81,9 +81,10 @@ def test_id_of_nobody_is_refused(house: House) -> None:
 def test_counts_must_match(house: House, count: int) -> None:
     from pysmtpd.messages import SmtpBody, SmtpEnvelopes, SmtpMessageCommit
 
-    house.say(house.smtp, SmtpEnvelopes(9, [envelope(), envelope()]))
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpEnvelopes(9, [sealed(msgid, envelope(), envelope())]))
     house.say(house.smtp, SmtpBody(9, BODY))
-    house.say(house.smtp, SmtpMessageCommit(9, house.msgid(), count, len(BODY)))
+    house.say(house.smtp, SmtpMessageCommit(9, msgid, count, len(BODY)))
     assert not house.expect(house.smtp, SmtpMessageCommitted).ok
     assert len(house.queue.inbox) == 0 and house.queue.inbox.held == 0
 

@@ -17,14 +17,13 @@ from pysmtpd.messages import (
     ExpandRcpt,
     Outcome,
     QueueDeliver,
-    RcptExpanded,
     Result,
     SmtpMessageCommitted,
 )
 from pysmtpd.privsep.process import Birth
 from pysmtpd.scheduler import Scheduler
 from pysmtpd.spool import bounces, writer
-from tests.spool.house import NOW, FakeLog, House, envelope
+from tests.spool.house import NOW, FakeLog, House, envelope, expanded
 
 
 class TestScheduler(Scheduler):
@@ -78,7 +77,7 @@ class Town(House):
         busy = False
         for ask in self.lka.take(ExpandRcpt):
             alice = envelope(rcpt="alice@example.org", ctime=self.queue.clock)
-            self.say(self.lka, RcptExpanded(ask.reqid, [alice], "", ""))
+            self.say(self.lka, expanded(ask, alice))
             busy = True
         for peer in (self.mta, self.mda):
             for deliver in peer.take(QueueDeliver):

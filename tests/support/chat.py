@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.seal import KEY_SIZE, Seal
+from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.imsg import Encoder, Message
 from pysmtpd.messages import (
@@ -47,6 +49,7 @@ from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
 
 CHATS = Path(__file__).parent.parent / "chats"
 SESSION_ID = 7
+SEAL = Seal(b"k" * KEY_SIZE)
 FIRST_MSGID = 0x1234ABCD
 RANDOM = 0x0123456789ABCDEF
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[rnt0\\])")
@@ -119,7 +122,7 @@ def describe(message: Message) -> str:
             return (f"ExpandRcpt from=<{e.sender}> to=<{e.dest}>{dsn}{' tls' if message.tls else ''}"
                     f"{' local' if message.local else ''}")
         case SmtpEnvelopes():
-            ids = " ".join(f"{e.evpid:016x}" for e in message.envelopes)
+            ids = " ".join(f"{e.evpid:016x}" for sealed in message.sealed for e in SEAL.open(sealed))
             return f"SmtpEnvelopes {ids}"
         case SmtpMessageCommit():
             return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}"
@@ -128,8 +131,10 @@ def describe(message: Message) -> str:
     raise AssertionError(message)
 
 
-def answer_to(question: Message, text: str) -> Message:
-    """``NameLookedUp HOST``, ``RcptExpanded [more] N | refuse REPLY``, ``SmtpMessageCommitted ok|failed``."""
+def answer_to(question: Message, text: str, before: int = 0) -> Message:
+    """``NameLookedUp HOST``, ``RcptExpanded [more] N | refuse REPLY``, ``SmtpMessageCommitted ok|failed``.
+
+    before: how many envelopes earlier answers to the same question had."""
     kind, *words = text.split(" ")
     if kind == "NameLookedUp":
         return NameLookedUp(SESSION_ID, words[0], Fcrdns.PASS)
@@ -137,8 +142,15 @@ def answer_to(question: Message, text: str) -> Message:
         return SmtpMessageCommitted(SESSION_ID, words[0] == "ok")
     assert kind == "RcptExpanded" and isinstance(question, ExpandRcpt), text
     if words[0] == "refuse":
-        return RcptExpanded(SESSION_ID, [], " ".join(words[1:]), "no rule matched")
-    return RcptExpanded(SESSION_ID, [question.envelope] * int(words[-1]), "", "", words[0] == "more")
+        return RcptExpanded(SESSION_ID, b"", 0, " ".join(words[1:]), "no rule matched")
+    return expanded(question, int(words[-1]), before, more=words[0] == "more")
+
+
+def expanded(question: ExpandRcpt, count: int, before: int = 0, *, more: bool = False) -> RcptExpanded:
+    """So many envelopes, numbered from what the question says on."""
+    first = question.envelope.evpid + before
+    sealed = SEAL.close([replace(question.envelope, evpid=evpid) for evpid in range(first, first + count)])
+    return RcptExpanded(SESSION_ID, sealed if count else b"", count, "", "", more)
 
 
 class Player:
@@ -207,8 +219,10 @@ class Player:
     def run(self, effects: list[Effect]) -> None:
         """Carry out effects, and answer questions as long as the chat has answers."""
         self.carry_out(effects)
+        before = 0
         while self.question is not None and self.answers and not self.session.closed:
-            message = answer_to(self.question, self.answers.popleft())
+            message = answer_to(self.question, self.answers.popleft(), before)
+            before = before + message.count if isinstance(message, RcptExpanded) and message.more else 0
             if not getattr(message, "more", False):
                 self.question = None
             self.carry_out(self.session.answer(message, 0))
