@@ -1,20 +1,35 @@
-"""Prints the pages of docs/ that follow from a declaration: privsep.md and imsg.md.
+"""Prints what follows from a declaration: docs/privsep.md, docs/imsg.md, and parts of man/smtpd.conf.5.
 
-``python docs/generate.py`` writes them; tests/test_docs.py fails while they differ from the declarations.
+``python docs/generate.py`` writes them; tests/test_docs.py and tests/test_man.py fail while they differ from the
+declarations.
 """
 
 import ast
 import inspect
-from collections.abc import Iterator
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import msgspec
 
 from pysmtpd import imsg, messages
 from pysmtpd.base.procs import PROCS, Jail, Proc, Role, User
+from pysmtpd.conf import (
+    grammar,
+    grammar_action,
+    grammar_filter,
+    grammar_limit,
+    grammar_listen,
+    grammar_match,
+    grammar_table,
+)
+from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.imsg import BODY_MAX, BULK_MAX, HEADER_SIZE, Spec
 
 HERE = Path(__file__).parent
+MANUAL = HERE.parent / "man" / "smtpd.conf.5"
 MADE = "<!-- Made by docs/generate.py. Change the declaration instead. -->"
 _USERS = {User.ROOT: "root", User.RECIPIENT: "the recipient", User.CALLER: "the caller"}
 _JAILS = {Jail.NONE: "-", Jail.EMPTY: "chroot, empty", Jail.SPOOL: "chroot, the spool"}
@@ -141,10 +156,90 @@ def _routes(spec: Spec) -> Iterator[str]:
 PAGES = {"privsep.md": privsep, "imsg.md": imsg_page}
 
 
+# The manual of smtpd.conf: its grammar, and what has no effect yet.
+
+GRAMMAR = (grammar, grammar_listen, grammar_action, grammar_match, grammar_table, grammar_filter, grammar_limit)
+# Productions that are a choice of options, each with a production of its own.
+FAMILIES: Mapping[str, Mapping[str, object]] = {
+    "socket-option": grammar_listen.SOCKET_OPTIONS,
+    "listen-option": grammar_listen.LISTEN_OPTIONS,
+}
+_PRODUCTION = re.compile(r"([a-z-]+) = (.+)", re.DOTALL)
+_BLOCK = re.compile(r'^(\.\\" generated: ([a-z ]+)\n).*?^(\.\\" end\n)', re.DOTALL | re.MULTILINE)
+_WORDS = re.compile(r'"[^"]+"( \| "[^"]+")*')
+_BRACKET = re.compile(r"(?<=[\[{(]) | (?=[\]})])")
+_NO_BREAK = "\u00a0"
+_COLUMNS = 72
+
+
+def productions() -> dict[str, list[str]]:
+    """What each name of the grammar may be: the EBNF in the docstrings of the functions that read it."""
+    found: dict[str, list[str]] = {}
+    for name, rule in (one for module in GRAMMAR for one in _rules(module)):
+        found.setdefault(name, []).append(rule)
+    for name, options in FAMILIES.items():
+        found[name] = [" | ".join(dict.fromkeys(_option(*option) for option in options.items()))]
+    used = " ".join(rule for rules in found.values() for rule in rules)
+    return {name: rules for name, rules in found.items() if name == "statement" or name in re.split("[^a-z-]", used)}
+
+
+def _rules(module: ModuleType) -> Iterator[tuple[str, str]]:
+    for function in vars(module).values():
+        if isinstance(function, FunctionType) and function.__module__ == module.__name__:
+            yield from _ebnf(function)
+
+
+def _ebnf(function: FunctionType) -> Iterator[tuple[str, str]]:
+    """The productions at the beginning of a docstring; a point stands between them."""
+    text = (inspect.getdoc(function) or "").split("\n\n")[0]
+    for part in text.split(" .\n"):
+        match = _PRODUCTION.fullmatch(part.strip())
+        if match is not None:
+            yield match[1], " ".join(match[2].split())
+
+
+def _option(word: str, read: object) -> str:
+    """The production of an option, or its word where that is all there is."""
+    assert isinstance(read, FunctionType)
+    name, rule = next(_ebnf(read))
+    return f'"{word}"' if _WORDS.fullmatch(rule) else name
+
+
+def _grammar() -> Iterator[str]:
+    yield ".Bd -literal"
+    for name, rules in productions().items():
+        for number, rule in enumerate(rules):
+            begin = f"{name} = " if not number else " " * len(name) + " | "
+            lines = textwrap.wrap(_BRACKET.sub(_NO_BREAK, rule), _COLUMNS, initial_indent=begin,
+                                  subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
+            yield from (line.replace(_NO_BREAK, " ") for line in lines)
+    yield ".Ed"
+
+
+def _not_in_effect() -> Iterator[str]:
+    yield ".Bd -ragged -offset indent"
+    names = sorted(NOT_IN_EFFECT)
+    yield from (f'.Ql {name}{" ," if name != names[-1] else " ."}' for name in names)
+    yield ".Ed"
+
+
+BLOCKS = {"grammar": _grammar, "not in effect": _not_in_effect}
+
+
+def manual(text: str) -> str:
+    """man/smtpd.conf.5 with what is generated made anew."""
+    def block(match: re.Match[str]) -> str:
+        lines = "".join(f"{line}\n" for line in BLOCKS[match[2]]())
+        return f"{match[1]}{lines}{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
 def main() -> None:
     """Write the pages."""
     for name, page in PAGES.items():
         (HERE / name).write_text(page(), encoding="utf-8")
+    MANUAL.write_text(manual(MANUAL.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

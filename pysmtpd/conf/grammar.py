@@ -27,7 +27,7 @@ NUMBER_MAX = 2**31 - 1
 
 def statement(p: Parser) -> None:
     """statement = macro | include | admd | bounce | ca | mda | mta | pki | queue | resolver | scheduler | smtp | srs
-    | proc | filter | table | listen | action | match"""
+    | proc | filter | table-statement | listen | action | match"""
     token = p.token
     if token.kind not in (Kind.WORD, Kind.QUOTED):
         p.string("a directive or a macro definition")
@@ -175,7 +175,7 @@ def mda(p: Parser, _word: Token) -> None:
 
 
 def mta(p: Parser, _word: Token) -> None:
-    """mta = "mta" ( "max-deferred" NUMBER | "limit" [ "for" "domain" STRING ] { limit | "inet4" | "inet6" } )"""
+    """mta = "mta" ( "max-deferred" NUMBER | "limit" mta-limits )"""
     word = p.must("max-deferred", "limit")
     if word.text == "limit":
         grammar_limit.mta_limits(p)

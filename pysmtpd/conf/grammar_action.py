@@ -161,7 +161,7 @@ def _relay_tls(p: Parser, made: Making, word: Token) -> None:
 
 
 def _relay_filter(p: Parser, made: Making, word: Token) -> None:
-    """relay-option = "filter" ( NAME | "{" filters "}" )"""
+    """relay-option = "filter" filter-use"""
     p.once(made.seen, "filter", word, "filter already specified for this action")
     made.fields["filter"] = filter_use(p)
 

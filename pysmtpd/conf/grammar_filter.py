@@ -81,7 +81,8 @@ def _exec(p: Parser, name: Token, word: Token) -> Filter:
 
 
 def _phase(p: Parser, name: str, word: Token) -> Filter:
-    """phase = "connect" | "helo" | "ehlo" | "auth" | "mail-from" | "rcpt-to" | "data" | "commit" """
+    """phase = "connect" | "helo" | "ehlo" | "auth" | "mail-from" | "rcpt-to" | "data" | "commit" .
+    verdict = ( "reject" | "disconnect" | "rewrite" | "report" ) STRING | "junk" | "bypass" """
     phase = p.must(*PHASES)
     p.must("match")
     condition = _condition(p, PHASES[phase.text])

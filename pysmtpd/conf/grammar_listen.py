@@ -74,7 +74,7 @@ def _ca(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _text(p: Parser, made: Listen, word: Token) -> None:
-    """text = ( "ciphers" | "protocols" | "hostname" ) STRING"""
+    """text-option = ( "ciphers" | "protocols" | "hostname" ) STRING"""
     p.once(made.seen, word.text, word, f"{word.text} already specified")
     made.fields[word.text] = p.string("its value").text
 
@@ -88,7 +88,7 @@ def _auth(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _filter(p: Parser, made: Listen, word: Token) -> None:
-    """filter-use = "filter" ( NAME | "{" filters "}" )"""
+    """filter-option = "filter" filter-use"""
     p.once(made.seen, "filter", word, "filter already specified")
     made.fields["filter"] = filter_use(p)
 

@@ -1,0 +1,237 @@
+"""The manual pages: smtpd.conf(5) and the grammar say the same, examples work, and mandoc has no complaints."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pysmtpd.base import format
+from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.conf import grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
+from pysmtpd.conf.config import Config, Limits, MtaLimits
+from pysmtpd.conf.load import load
+from tests.conf.machine import PATH, Machine
+
+ROOT = Path(__file__).parent.parent
+MAN = ROOT / "man"
+PAGES = sorted(MAN.glob("*.[1-9]"))
+SMTPD_CONF = (MAN / "smtpd.conf.5").read_text(encoding="utf-8")
+HINT = "man/smtpd.conf.5 and the grammar differ; describe the word there, as .It Ic WORD or .Ic WORD"
+
+# Macros that end the words of Ic on their line.
+MACROS = frozenset({
+    "Ar", "Bl", "Brq", "Cm", "Em", "Fl", "Ic", "It", "Li", "No", "Ns", "Oc", "Oo", "Op", "Pa", "Pq", "Ql", "Sx",
+    "Xc", "Xo",
+})
+# Of other systems or packages.
+FOREIGN = frozenset({"services 5", "pysmtpd 8", "smtpctl 8", "aliases 5", "forward 5", "table 5", "makemap 8"})
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = _generator()
+
+
+# What the manual says.
+
+def _words(line: str) -> Iterator[str]:
+    """The words that a line of mdoc marks with Ic."""
+    inside = False
+    for token in line[1:].split():
+        if token in MACROS:
+            inside = token == "Ic"
+        elif inside and re.fullmatch(r"[a-z0-9-]+", token):
+            yield token
+
+
+def _said(text: str) -> set[str]:
+    return {word for line in text.split("\n") if re.match(r"\.[A-Z]", line) for word in _words(line)}
+
+
+def _section(title: str, text: str = SMTPD_CONF) -> str:
+    match = re.search(rf"^\.Sh {title}\n(.*?)(?=^\.Sh |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert match is not None, title
+    return match[1]
+
+
+def _items(title: str) -> set[str]:
+    """Every word in the head of an item of a section."""
+    heads = re.findall(r"^\.It .*(?:\n\.Op .*)*", _section(title), re.MULTILINE)
+    return {word for head in heads for line in head.split("\n") for word in _words(line)}
+
+
+def _examples(title: str, text: str = SMTPD_CONF) -> list[str]:
+    blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", _section(title, text), re.DOTALL | re.MULTILINE)
+    return [block.replace("\\e", "\\").replace("\\&", "") for block in blocks]
+
+
+# What the grammar reads.
+
+def _asked(module: ModuleType) -> Iterator[str]:
+    """The words that the functions of a module ask the parser for."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("word", "must", "mark", "must_mark"):
+                yield from _constants(node.args, module)
+            elif node.func.attr == "options":
+                yield from _constants(node.args[1:2], module)
+
+
+def _constants(arguments: list[ast.expr], module: ModuleType) -> Iterator[str]:
+    for argument in arguments:
+        for node in ast.walk(argument):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.Name):
+                yield from getattr(module, node.id, ())
+
+
+def _read() -> set[str]:
+    """All words of the language but those of limits."""
+    found = {word for module in GENERATE.GRAMMAR for word in _asked(module)}
+    found |= set(grammar.STATEMENTS) | set(grammar_filter.PHASES)
+    found |= {word for known in grammar_filter.PHASES.values() for word in known}
+    found |= {*grammar_filter.WITH_TEXT, *grammar_filter.WITHOUT_TEXT, "none", "auto", "legacy"}
+    # What parser.word() calls other things when it only tells an error what could stand there.
+    return {word for word in found if re.fullmatch(r"[a-z0-9-]+", word)} - _limits()
+
+
+def _limits() -> set[str]:
+    return {word for words in grammar_limit.KEYWORDS.values() for word in words} | set(grammar_limit.MTA_KEYWORDS)
+
+
+def _productions() -> str:
+    return "\n".join(rule for rules in GENERATE.productions().values() for rule in rules)
+
+
+def test_the_ebnf_has_the_words_that_are_read() -> None:
+    written = set(re.findall(r'"([a-z0-9-]+)"', _productions()))
+    assert written == _read(), "the EBNF in the docstrings of conf/grammar*.py is not what their functions read"
+
+
+def test_every_production_that_is_named_is_there() -> None:
+    named = set(re.findall(r"[a-z-]+", re.sub(r'"[^"]*"', "", _productions())))
+    assert named - set(GENERATE.productions()) == {"delay", "size"}
+
+
+def test_the_manual_has_the_words_of_the_grammar_and_no_others() -> None:
+    said, there = _said(SMTPD_CONF), _read() | _limits()
+    assert (sorted(there - said), sorted(said - there)) == ([], []), HINT
+
+
+@pytest.mark.parametrize("title, words", [
+    ("LISTENERS", grammar_listen.LISTEN_OPTIONS),
+    ("DELIVERY ACTIONS", {*grammar_action.METHODS, *grammar_action.LOCAL_OPTIONS, *grammar_action.RELAY_OPTIONS}),
+    ("RULES", grammar_match.CRITERIA),
+    ("MAIL FILTERS", {*grammar_filter.PHASES["rcpt-to"], *grammar_filter.WITH_TEXT, *grammar_filter.WITHOUT_TEXT}),
+])
+def test_each_option_has_an_item_in_the_section_of_its_statement(title: str, words: set[str]) -> None:
+    assert set(words) - _items(title) == set(), HINT
+
+
+@pytest.mark.parametrize("family", ["smtp", "mda", "scheduler", "mta"])
+def test_each_limit_is_under_its_directive_with_its_default(family: str) -> None:
+    match = re.search(rf"^\.It Ic {family} limit (.*?)\.El", _section("LIMITS"), re.DOTALL | re.MULTILINE)
+    assert match is not None
+    said = {word: int(number) for word, number in re.findall(r"^\.It Ic (\S+) Pq (\d+)", match[1], re.MULTILINE)}
+    keywords = grammar_limit.KEYWORDS.get(family, grammar_limit.MTA_KEYWORDS)
+    defaults = MtaLimits() if family == "mta" else Limits()
+    assert said == {word: getattr(defaults, field) for word, field in keywords.items()}
+
+
+DEFAULT = Config(hostname="")
+
+
+@pytest.mark.parametrize("item, default", [
+    ("queue ttl", f"{DEFAULT.queue_ttl // 86400}d"),
+    ("smtp max-message-size", f"{DEFAULT.max_message_size >> 20}M"),
+    ("mta max-deferred", f"{DEFAULT.max_deferred}"),
+    ("bounce warn-interval", ", ".join(f"{one // 3600}h" for one in DEFAULT.warn_intervals)),
+    ("smtp sub-addr-delim", DEFAULT.sub_addr_delim),
+    ("srs ttl", f"{DEFAULT.srs_ttl}d"),
+])
+def test_defaults_are_those_of_the_configuration(item: str, default: str) -> None:
+    match = re.search(rf"^\.It Ic {item} .*?Default:\s(.*?)$", SMTPD_CONF, re.DOTALL | re.MULTILINE)
+    assert match is not None
+    assert match[1].removeprefix(".Ql ").removesuffix(".").strip() == default
+
+
+def test_what_is_generated_is_current() -> None:
+    assert GENERATE.manual(SMTPD_CONF) == SMTPD_CONF, "run: python docs/generate.py"
+
+
+# Examples.
+
+def _machine() -> Machine:
+    machine = Machine()
+    for path in ("/etc/ssl/mail.example.org.crt", "/etc/ssl/private/mail.example.org.key"):
+        machine.put(path, "x")
+    machine.put("/etc/mail/secrets", "home user:password\n", mode=0o640)
+    return machine
+
+
+@pytest.mark.parametrize("text", _examples("DESCRIPTION") + _examples("EXAMPLES"))
+def test_an_example_is_a_configuration_without_a_flaw(text: str) -> None:
+    machine = _machine()
+    machine.put(PATH, text)
+    loaded = load(PATH, machine)
+    assert [str(one) for one in loaded.errors + loaded.warnings] == []
+    assert loaded.config is not None and loaded.config.rules
+
+
+def test_the_example_of_an_error_is_one() -> None:
+    [example] = _examples("DIAGNOSTICS")
+    machine = _machine()
+    line = example.split("\n")[1].strip()
+    machine.put(PATH, f'action "local" mbox\n\n{line}\n')
+    assert str(load(PATH, machine).errors[0]).startswith(example.rstrip("\n"))
+
+
+def _expand(template: str) -> str:
+    address = MailAddr("Jane+News", "Example.ORG")
+    return format.expand(template, format.Values(address, address, address, "jane", "/home/jane"), format.PATH)
+
+
+def test_examples_of_format_specifiers() -> None:
+    [example] = _examples("FORMAT SPECIFIERS")
+    pairs = [line.split() for line in example.splitlines()]
+    assert len(pairs) > 3
+    assert {template: _expand(template) for template, _ in pairs} == dict(pairs)
+
+
+# All pages.
+
+def _lint(page: Path) -> list[str]:
+    mandoc = shutil.which("mandoc")
+    if mandoc is None:
+        pytest.skip("mandoc is not installed: the manual pages are not checked")
+    done = subprocess.run([mandoc, "-Tlint", "-Wstyle", str(page)], capture_output=True, text=True, timeout=30,
+                          check=False)
+    # Which other pages are installed here says nothing about this one.
+    return [line for line in (done.stdout + done.stderr).splitlines()
+            if "mandoc.db" not in line and "referenced manual not found" not in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_mandoc_has_no_complaint(page: Path) -> None:
+    assert _lint(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_references_lead_to_pages(page: Path) -> None:
+    there = {f"{one.name.rpartition('.')[0]} {one.suffix[1:]}" for one in PAGES} | FOREIGN
+    named = set(re.findall(r"\bXr (\S+ [1-9])", page.read_text(encoding="utf-8")))
+    assert named - there == set()
