@@ -28,6 +28,7 @@ from pysmtpd.lookup.expand import TEMPORARY, Expanded, Expander, explain
 from pysmtpd.lookup.facts import UNKNOWN
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
+from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.records import Status, is_hostname
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import TableError
@@ -51,6 +52,7 @@ from pysmtpd.privsep.process import Process, handles
 NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-ups together
 NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
 NAMES_MAX = 10_000
+EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 DISCARD_PORT = 9
@@ -96,7 +98,7 @@ class Lka(Process):
 
     def preload(self) -> None:
         resolver.preload()
-        self._tasks: set[asyncio.Task[Message]] = set()
+        self._tasks: set[asyncio.Task[Message | None]] = set()
         self._names: dict[str, tuple[float, rdns.ClientName]] = {}
         self._names_version = -1
         self._traced = 0
@@ -126,7 +128,31 @@ class Lka(Process):
     def expand_rcpt(self, peer: Peer, message: ExpandRcpt) -> None:
         if self.traces != self._traced:
             self._retrace()
-        expanded = self.expander.expand(message.envelope, tls=message.tls, local=message.local)
+
+        def step(memo: Memo) -> Expanded:
+            return self.expander.expand(message.envelope, tls=message.tls, local=message.local, memo=memo)
+
+        memo = Memo()
+        try:
+            expanded = memo.run(step)
+        except Pending as pending:
+            failed = RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error")
+            self._answer(peer, self._expand_later(peer, message, memo.settle(step, pending)), failed)
+            return
+        self._send_expanded(peer, message, expanded)
+
+    async def _expand_later(self, peer: Peer, message: ExpandRcpt, work: Coroutine[Any, Any, Expanded]
+                            ) -> RcptExpanded | None:
+        """Answer when the slow tables have answered."""
+        try:
+            async with asyncio.timeout(EXPAND_TIMEOUT):
+                expanded = await work
+        except TimeoutError:
+            return RcptExpanded(message.reqid, b"", 0, TEMPORARY, f"look-ups took more than {EXPAND_TIMEOUT:g} seconds")
+        self._send_expanded(peer, message, expanded)
+        return None
+
+    def _send_expanded(self, peer: Peer, message: ExpandRcpt, expanded: Expanded) -> None:
         if self._traced:
             self._trace_expansion(expanded)
         try:
@@ -202,15 +228,25 @@ class Lka(Process):
             return
         if self.traces != self._traced:
             self._retrace()
+
+        def step(memo: Memo) -> Message:
+            return self._look_up(message, memo)
+
+        memo = Memo()
+        try:
+            peer.send(memo.run(step))
+        except Pending as pending:
+            self._answer(peer, memo.settle(step, pending), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+
+    def _look_up(self, message: MtaLookup, memo: Memo) -> Message:
         try:
             if message.service not in services.SERVICES:
                 raise TableError(f"no such service: {message.service}")
-            value = services.look_up(self.tables, message.service, message.table, message.key)
+            value = services.look_up(self.tables, message.service, message.table, message.key, memo)
         except TableError as error:
             self.log(f"warn: lka: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
-            peer.send(MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
-            return
-        peer.send(MtaLookedUp(message.reqid, Found.NO if value is None else Found.YES, value or ""))
+            return MtaLookedUp(message.reqid, Found.TEMPFAIL, "")
+        return MtaLookedUp(message.reqid, Found.NO if value is None else Found.YES, value or "")
 
     async def _ptr(self, message: MtaLookup) -> Message:
         if parse_address(message.key) is None:
@@ -224,21 +260,24 @@ class Lka(Process):
 
     # answers that take time
 
-    def _answer(self, peer: Peer, work: Coroutine[Any, Any, Message], failed: Message) -> None:
-        """Send what work returns; should it fail with a bug, send failed."""
+    def _answer(self, peer: Peer, work: Coroutine[Any, Any, Message | None], failed: Message) -> None:
+        """Send what work returns, if anything; should it fail with a bug, send failed."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done(peer, failed))
 
-    def _done(self, peer: Peer, failed: Message) -> Callable[[asyncio.Task[Message]], None]:
-        def done(task: asyncio.Task[Message]) -> None:
+    def _done(self, peer: Peer, failed: Message) -> Callable[[asyncio.Task[Message | None]], None]:
+        def done(task: asyncio.Task[Message | None]) -> None:
             self._tasks.discard(task)
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
                 text = " | ".join("".join(traceback.format_exception(error, limit=-8)).split("\n"))
                 self.log(f"bug: lka: {text}", Level.CRIT)
+            answer = failed if error is not None else task.result()
+            if answer is None:
+                return
             try:
-                peer.send(failed if error is not None else task.result())
+                peer.send(answer)
             except ImsgError as refused:
                 self.log(f"bug: lka: {refused}", Level.CRIT)
                 peer.send(failed)

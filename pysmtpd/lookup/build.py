@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pysmtpd.conf.config import Config
 from pysmtpd.conf.config import Table as TableConf
 from pysmtpd.lookup.expand import GETPWNAM
-from pysmtpd.lookup.table import Table, TableError, Tables
+from pysmtpd.lookup.table import AnyTable, TableError, Tables
 from pysmtpd.lookup.table_file import FileTable
 from pysmtpd.lookup.table_getpwnam import GetpwnamTable, Passwd
 from pysmtpd.lookup.table_static import StaticTable, UnknownTable
@@ -14,13 +14,13 @@ from pysmtpd.lookup.table_static import StaticTable, UnknownTable
 
 def build_tables(config: Config, clock: Callable[[], float] = time.monotonic) -> Tables:
     """All tables.  Raises TableError for a file that cannot be read or has a bad line."""
-    tables: list[Table] = [_table(table, config.sub_addr_delim, clock) for table in config.tables.values()]
+    tables: list[AnyTable] = [_table(table, config.sub_addr_delim, clock) for table in config.tables.values()]
     if GETPWNAM not in config.tables:
         tables.append(GetpwnamTable(GETPWNAM, Passwd().find, clock))
-    return Tables(tables)
+    return Tables(tables, config.sub_addr_delim)
 
 
-def _table(table: TableConf, delimiter: str, clock: Callable[[], float]) -> Table:
+def _table(table: TableConf, delimiter: str, clock: Callable[[], float]) -> AnyTable:
     if table.backend == "getpwnam":
         return GetpwnamTable(table.name, Passwd().find, clock)
     if table.backend not in ("static", "file"):

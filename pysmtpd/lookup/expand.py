@@ -17,6 +17,7 @@ from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import Action, Config, Method, Rule
 from pysmtpd.lookup.facts import Facts
+from pysmtpd.lookup.memo import Memo
 from pysmtpd.lookup.ruleset import Decision, Ruleset
 from pysmtpd.lookup.table import Service, TableError, Tables
 
@@ -91,15 +92,18 @@ class Expander:
         self._queue_ttl = config.queue_ttl
         self._only_user = config.user
 
-    def expand(self, envelope: Envelope, *, tls: bool, local: bool) -> Expanded:
-        """The envelopes of a recipient (envelope.dest), which all else in envelope is copied to."""
+    def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:
+        """The envelopes of a recipient (envelope.dest), which all else in envelope is copied to.
+
+        Raises Pending when a slow table has to be asked first."""
+        memo = memo if memo is not None else Memo()
         root = Node(Kind.ADDRESS, "", envelope.dest, None)
         work = deque([root])
         envelopes: list[Envelope] = []
         while work:
             node = work.popleft()
             try:
-                self._step(node, envelope, tls, local)
+                self._step(node, envelope, tls, local, memo)
             except Refusal as refusal:
                 node.error = line_of(refusal.why.encode(), WHY_MAX)
                 return Expanded([], refusal.reply, node.error, root)
@@ -108,20 +112,21 @@ class Expander:
             work.extend(node.children)
         return Expanded(envelopes, "", "", root)
 
-    def _step(self, node: Node, envelope: Envelope, tls: bool, local: bool) -> None:
+    def _step(self, node: Node, envelope: Envelope, tls: bool, local: bool, memo: Memo) -> None:
         """Replace a node by its children or its envelope."""
         if node.depth >= DEPTH_MAX:
             raise Refusal(EXPANSION_PERM, "expanded too deep")
         if node.kind is Kind.ADDRESS:
-            self._address(node, envelope, tls, local)
+            self._address(node, envelope, tls, local, memo)
         else:
-            self._username(node, envelope)
+            self._username(node, envelope, memo)
 
-    def _address(self, node: Node, envelope: Envelope, tls: bool, local: bool) -> None:
+    def _address(self, node: Node, envelope: Envelope, tls: bool, local: bool, memo: Memo) -> None:
         internal = node.parent is not None
         if internal:
             envelope = replace(envelope, dest=node.address)
-        decision = node.decision = self._ruleset.evaluate(Facts(envelope, tls=tls, local=local, internal=internal))
+        facts = Facts(envelope, tls=tls, local=local, internal=internal, memo=memo)
+        decision = node.decision = self._ruleset.evaluate(facts)
         action = node.action = self._action(decision)
         node.rule = decision.rule
         if action.is_relay:
@@ -142,11 +147,11 @@ class Expander:
             raise Refusal(TEMPORARY, f"the rule at {rule.at} names no action: {rule.action}")
         return action
 
-    def _username(self, node: Node, envelope: Envelope) -> None:
+    def _username(self, node: Node, envelope: Envelope, memo: Memo) -> None:
         action = node.action
         assert action is not None
         user = split_tag(node.name, self._delimiter)[0]
-        self._check_user(user, action)
+        self._check_user(user, action, memo)
         if action.method is Method.FORWARD_ONLY:
             raise Refusal(EXPANSION_TEMP, f"action {action.name} is forward-only, and {user} forwards nothing")
         if action.method is Method.EXPAND_ONLY:
@@ -154,11 +159,11 @@ class Expander:
         node.name = user
         node.envelope = self._envelope(node, envelope, action, Agent.MDA, user)
 
-    def _check_user(self, user: str, action: Action) -> None:
+    def _check_user(self, user: str, action: Action, memo: Memo) -> None:
         """There must be such a user; without root it must be ours, or the action must deliver as ours."""
         userbase = action.userbase or GETPWNAM
         try:
-            known = user != "" and self._tables.lookup(userbase, Service.USERINFO, user) is not None
+            known = user != "" and self._tables.lookup(userbase, Service.USERINFO, user, memo) is not None
         except TableError as error:
             raise Refusal(TEMPORARY, str(error)) from None
         if not known:

@@ -5,6 +5,7 @@ import ipaddress
 from pysmtpd.base.envelope import Envelope, Flag
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.lookup.match import parse_address
+from pysmtpd.lookup.memo import Memo
 
 LOCAL = "local"                    # the source of mail from this machine itself
 UNKNOWN = "<unknown>"              # the name of a client that has none
@@ -13,11 +14,14 @@ UNKNOWN = "<unknown>"              # the name of a client that has none
 class Facts:
     """All texts but ``where`` are in lower case, as tables want their keys."""
 
-    __slots__ = ("authenticated", "dest", "domain", "helo", "hostname", "internal", "literal", "sender", "source",
-                 "tag", "tls", "username")
+    __slots__ = ("authenticated", "dest", "domain", "helo", "hostname", "internal", "literal", "memo", "sender",
+                 "source", "tag", "tls", "username")
 
-    def __init__(self, envelope: Envelope, *, tls: bool, local: bool, internal: bool = False) -> None:
-        """internal: an address that an expansion led to, which counts as this machine's."""
+    def __init__(self, envelope: Envelope, *, tls: bool, local: bool, internal: bool = False,
+                 memo: Memo | None = None) -> None:
+        """internal: an address that an expansion led to, which counts as this machine's.
+        memo: what slow tables answered."""
+        self.memo = memo
         flags = envelope.flags
         self.internal = internal or bool(flags & _INTERNAL)
         self.source = LOCAL if local or self.internal else envelope.source.lower()

@@ -161,6 +161,12 @@ def _short_network(text: str, length: int | None) -> Network | None:
     return (4, length, number >> (32 - length)) if length <= 32 else None
 
 
+def tagged(user: str, delimiter: str) -> tuple[str, ...]:
+    """A user's names: with the sub-address, if there is one, and without."""
+    bare, at, tag = split_tag(user, delimiter)
+    return (user, bare) if at and tag else (bare,) if at else (user,)
+
+
 class MailIndex:
     """``user@domain``, ``@domain`` and ``user``; the domain may be a pattern; ``@`` is the null reverse-path.
 
@@ -186,17 +192,16 @@ class MailIndex:
         if key == "@":
             return self._null
         user, _, domain = key.rpartition("@")
-        found = self._find(user, domain)
-        if found is None:
-            name, delimiter, _ = split_tag(user, self._delimiter)
-            found = self._find(name, domain) if delimiter else None
-        return found if found is not None else self._at("", domain)
-
-    def _find(self, user: str, domain: str) -> str | None:
-        if not user:
-            return None
-        found = self._at(user, domain)
-        return found if found is not None else self._anywhere.get(user)
+        names = tagged(user, self._delimiter) if user else ()
+        for name in names:
+            found = self._at(name, domain)
+            if found is not None:
+                return found
+        for name in names:
+            found = self._anywhere.get(name)
+            if found is not None:
+                return found
+        return self._at("", domain)
 
     def _at(self, user: str, domain: str) -> str | None:
         known = self._hosts.get(user)

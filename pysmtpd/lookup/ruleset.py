@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pysmtpd.conf.config import Criterion, Rule
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
 from pysmtpd.lookup.table import Service, TableError, Tables
+from pysmtpd.lookup.table_slow import SlowTable
 
 Test = Callable[[Facts], bool]
 
@@ -86,7 +87,7 @@ class Ruleset:
         return Step(criterion, number, applies is not None or not criterion.negated)
 
     def evaluate(self, facts: Facts) -> Decision:
-        """The decision, with its trace."""
+        """The decision, with its trace.  Raises Pending when a slow table has to be asked first."""
         failed: list[Criterion] = []
         tests = self._tests
         results: list[bool | None] = [None] * len(tests)
@@ -126,11 +127,12 @@ def _table_test(criterion: Criterion, tables: Tables, service: Service, key: str
     if criterion.regex:
         service = Service.REGEX
     table = tables.get(name)
+    at_once = None if isinstance(table, SlowTable) else table
 
     def test(facts: Facts) -> bool:
-        if table is None or tables.trace is not None:
-            return tables.match(name, service, fact(facts))
-        return table.match(service, fact(facts))
+        if at_once is None or tables.trace is not None:
+            return tables.match(name, service, fact(facts), facts.memo)
+        return at_once.match(service, fact(facts))
 
     return test
 

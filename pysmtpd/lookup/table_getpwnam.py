@@ -1,16 +1,19 @@
 """The users of the system as a table of userinfo.
 
-getpwnam(3) may block on slow name services.  It is asked in the loop all the same, because the usual ones answer
-in microseconds, and each answer serves for a few seconds.
+getpwnam(3) may block on slow name services, so threads ask it.  Each answer serves for a few seconds.
 """
 
+import asyncio
 import ctypes
 import errno
 import os
 import pwd
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
+from pysmtpd.lookup.service import Service, TableError
+from pysmtpd.lookup.table_slow import Answer, Question, SlowTable
 
 KEPT = 5.0                         # seconds an answer serves
 CACHE_MAX = 4096
@@ -48,41 +51,40 @@ class Passwd:
         return code
 
 
-class GetpwnamTable:
+class GetpwnamTable(SlowTable):
     """``<getpwnam>``: a user name gives ``uid:gid:home``."""
 
-    backend = "getpwnam"
+    CONCURRENT = 8                 # threads
 
     def __init__(self, name: str, find: Callable[[str], pwd.struct_passwd | None],
                  clock: Callable[[], float]) -> None:
         """clock: seconds of any kind that only go up."""
-        self.name = name
+        super().__init__(name, "getpwnam")
         self._find = find
         self._clock = clock
         self._kept: dict[str, tuple[float, str | None]] = {}
+        self._threads = ThreadPoolExecutor(self.CONCURRENT, "getpwnam")
 
-    def match(self, service: Service, key: str) -> bool:
-        """Whether there is such a user."""
-        return self.lookup(service, key) is not None
+    def known(self, question: Question) -> Answer | Unknown:
+        """What was asked a moment ago; also that users are not enumerated."""
+        if question.service is not Service.USERINFO:
+            raise TableError(f"table {self.name} has no {question.service.value}")
+        if question.operation == "fetch":
+            return None
+        kept = self._kept.get(question.key)
+        if kept is None or kept[0] <= self._clock():
+            return UNKNOWN_YET
+        return kept[1]
 
-    def lookup(self, service: Service, key: str) -> str | None:
+    async def ask(self, question: Question) -> Answer:
         """``uid:gid:home``."""
-        self._check(service)
-        now = self._clock()
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > now:
-            return kept[1]
-        value = self._ask(key)
-        self._kept.pop(key, None)
+        name = question.key
+        value = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name)
+        self._kept.pop(name, None)
         if len(self._kept) >= CACHE_MAX:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = (now + KEPT, value)
+        self._kept[name] = (self._clock() + KEPT, value)
         return value
-
-    def fetch(self, service: Service) -> str | None:
-        """Nothing: users are not enumerated."""
-        self._check(service)
-        return None
 
     def _ask(self, name: str) -> str | None:
         if not name or len(name.encode()) > NAME_MAX:
@@ -92,7 +94,3 @@ class GetpwnamTable:
         except OSError as error:
             raise TableError(f"table {self.name}: {error.strerror}") from None
         return None if entry is None else f"{entry.pw_uid}:{entry.pw_gid}:{entry.pw_dir}"
-
-    def _check(self, service: Service) -> None:
-        if service is not Service.USERINFO:
-            raise TableError(f"table {self.name} has no {service.value}")

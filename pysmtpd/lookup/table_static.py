@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from pysmtpd.lookup.match import BadPattern, ExactIndex, HostIndex, MailIndex, NetIndex, RegexIndex
-from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.service import Service, TableError
 
 Find = Callable[[str], str | None]
 

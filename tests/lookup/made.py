@@ -1,17 +1,20 @@
 """What the tests of lookup/ are made of."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Flag, Ret
 from pysmtpd.base.mailaddr import parse
 from pysmtpd.conf.config import Action, Config, Criterion, Method, Position, Rule, Secret, Table
 from pysmtpd.lookup.expand import Expander
 from pysmtpd.lookup.facts import Facts
+from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.table_static import StaticTable
+
+T = TypeVar("T")
 
 
 def envelope(to: str = "bob@example.org", sender: str = "alice@example.com", **fields: Any) -> Envelope:
@@ -100,6 +103,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def settled(step: Callable[[Memo], T]) -> T:
+    """What a step returns once all it asks is answered."""
+
+    async def all_of_it() -> T:
+        memo = Memo()
+        try:
+            return memo.run(step)
+        except Pending as pending:
+            return await memo.settle(step, pending)
+
+    return asyncio.run(asyncio.wait_for(all_of_it(), 30))
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

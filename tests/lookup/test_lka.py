@@ -118,6 +118,20 @@ def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
     return process, log
 
 
+def started(work: Callable[[Lka, Lines], Awaitable[None]]) -> None:
+    """Run work with a process whose loop runs and which has no name server."""
+
+    async def all_of_it() -> None:
+        process, log = lka()
+        process.loop = asyncio.get_running_loop()
+        await work(process, log)
+        await asyncio.gather(*process._tasks)
+        await asyncio.sleep(0)
+        assert not process._tasks
+
+    run(all_of_it())
+
+
 def with_lka(server: FakeDns, work: Callable[[Lka, Lines], Awaitable[None]], config: Config = CONFIG) -> None:
     """Run work with the process started."""
 
@@ -127,24 +141,31 @@ def with_lka(server: FakeDns, work: Callable[[Lka, Lines], Awaitable[None]], con
         process.loop = asyncio.get_running_loop()
         process.start()
         await work(process, log)
+        await asyncio.gather(*process._tasks)
+        await asyncio.sleep(0)
         assert not process._tasks
 
     run(all_of_it())
 
 
 def test_recipients_are_expanded_for_smtp_and_for_queue() -> None:
-    process, _ = lka()
-    for proc in (Proc.SMTP, Proc.QUEUE):
+    async def work(process: Lka, _log: Lines) -> None:
+        for proc in (Proc.SMTP, Proc.QUEUE):
+            await asked_by(process, proc)
+
+    async def asked_by(process: Lka, proc: Proc) -> None:
         peer: Any = Asker(proc)
         process.expand_rcpt(peer, ExpandRcpt(7, envelope("Root+x@localhost"), False, False))
         process.expand_rcpt(peer, ExpandRcpt(8, envelope("bob@far.example"), False, True))
         process.expand_rcpt(peer, ExpandRcpt(9, envelope("bob@far.example"), False, False))
-        local, relay, refused = peer.answers
+        local, relay, refused = sorted(await peer.wait(3), key=lambda answer: answer.reqid)
         made = envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root", ttl=4 * 86400)
         assert local == RcptExpanded(7, process.seal.close([made]), 1, "", "")
         [out] = process.seal.open(relay.sealed)
         assert (out.action, relay.reqid, relay.count) == ("out", 8, 1)
         assert refused == RcptExpanded(9, b"", 0, "550 Invalid recipient", "no rule matched")
+
+    started(work)
 
 
 def test_queue_gets_the_key_of_the_seals_at_the_start(server: FakeDns) -> None:
@@ -188,20 +209,26 @@ def test_an_envelope_that_fits_into_no_frame_is_refused(monkeypatch: pytest.Monk
 
 
 def test_traces_are_told_as_soon_as_they_are_wanted() -> None:
-    process, log = lka()
-    peer: Any = Asker(Proc.SMTP)
-    ask = ExpandRcpt(7, envelope("no-such-user@localhost"), False, False)
-    process.expand_rcpt(peer, ask)
-    assert log.lines == []
-    process.traces = Trace.RULES | Trace.EXPAND | Trace.LOOKUP
-    process.expand_rcpt(peer, ask)
-    assert 'rules: rule #1 matched: smtpd.conf:1:1: action "local"' in log.lines
-    assert "expand:     refused: no user no-such-user in <getpwnam>" in log.lines
-    assert 'lookup: match "localhost" as domain in table static:<localnames> -> true' in log.lines
-    process.traces = 0
-    log.lines.clear()
-    process.expand_rcpt(peer, ask)
-    assert log.lines == []
+    async def work(process: Lka, log: Lines) -> None:
+        peer: Any = Asker(Proc.SMTP)
+        ask = ExpandRcpt(7, envelope("no-such-user@localhost"), False, False)
+        process.expand_rcpt(peer, ask)
+        await peer.wait(1)
+        assert log.lines == []
+        process.traces = Trace.RULES | Trace.EXPAND | Trace.LOOKUP
+        process.expand_rcpt(peer, ask)
+        await peer.wait(2)
+        assert 'rules: rule #1 matched: smtpd.conf:1:1: action "local"' in log.lines
+        assert "expand:     refused: no user no-such-user in <getpwnam>" in log.lines
+        assert 'lookup: match "localhost" as domain in table static:<localnames> -> true' in log.lines
+        assert 'lookup: lookup "no-such-user" as userinfo in table getpwnam:<getpwnam> -> none' in log.lines
+        process.traces = 0
+        log.lines.clear()
+        process.expand_rcpt(peer, ask)
+        await peer.wait(3)
+        assert log.lines == []
+
+    started(work)
 
 
 def test_a_table_file_that_cannot_be_read_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pwd
 import pytest
 
 from pysmtpd.lookup import table_getpwnam
-from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.table_getpwnam import CACHE_MAX, KEPT, GetpwnamTable, Passwd
-from tests.lookup.made import Clock
+from pysmtpd.lookup.table_slow import Question
+from tests.lookup.made import Clock, run, settled
 
 BOB = pwd.struct_passwd(("bob", "x", 1000, 1000, "", "/home/bob", "/bin/sh"))
 
@@ -29,8 +30,22 @@ class Users:
         return self.known.get(name)
 
 
-def table(users: Users, clock: Clock) -> GetpwnamTable:
-    return GetpwnamTable("<getpwnam>", users, clock)
+class Sync:
+    """The table, waited for."""
+
+    def __init__(self, made: GetpwnamTable) -> None:
+        self.made = made
+        self._tables = Tables([made])
+
+    def lookup(self, service: Service, key: str) -> str | None:
+        return settled(lambda memo: self._tables.lookup("<getpwnam>", service, key, memo))
+
+    def match(self, service: Service, key: str) -> bool:
+        return settled(lambda memo: self._tables.match("<getpwnam>", service, key, memo))
+
+
+def table(users: Users, clock: Clock) -> Sync:
+    return Sync(GetpwnamTable("<getpwnam>", users, clock))
 
 
 def test_a_user_is_uid_gid_and_home() -> None:
@@ -55,9 +70,13 @@ def test_an_answer_serves_for_a_few_seconds() -> None:
 def test_what_is_kept_is_bounded() -> None:
     users, clock = Users(), Clock()
     answers = table(users, clock)
-    for number in range(CACHE_MAX + 10):
-        answers.lookup(Service.USERINFO, f"u{number}")
-    assert len(answers._kept) == CACHE_MAX
+
+    async def ask_many() -> None:
+        for number in range(CACHE_MAX + 10):
+            await answers.made.ask(Question("lookup", Service.USERINFO, f"u{number}"))
+
+    run(ask_many())
+    assert len(answers.made._kept) == CACHE_MAX
     users.asked.clear()
     answers.lookup(Service.USERINFO, f"u{CACHE_MAX + 9}")
     answers.lookup(Service.USERINFO, "u0")
