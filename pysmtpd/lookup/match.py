@@ -164,7 +164,7 @@ def _short_network(text: str, length: int | None) -> Network | None:
 def tagged(user: str, delimiter: str) -> tuple[str, ...]:
     """A user's names: with the sub-address, if there is one, and without."""
     bare, at, tag = split_tag(user, delimiter)
-    return (user, bare) if at and tag else (bare,) if at else (user,)
+    return tuple(name for name in ((user, bare) if at and tag else (bare,)) if name)
 
 
 class MailIndex:
@@ -192,7 +192,7 @@ class MailIndex:
         if key == "@":
             return self._null
         user, _, domain = key.rpartition("@")
-        names = tagged(user, self._delimiter) if user else ()
+        names = tagged(user, self._delimiter)
         for name in names:
             found = self._at(name, domain)
             if found is not None:

@@ -40,7 +40,7 @@ def _addresses(address: str, delimiter: str) -> Iterator[str]:
     if address == "@":
         yield "@"
         return
-    names = tuple(name for name in tagged(user, delimiter) if name)
+    names = tagged(user, delimiter)
     for name in names:
         for host in _hosts(domain):
             yield f"{name}@{host}"

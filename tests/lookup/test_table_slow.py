@@ -213,7 +213,7 @@ class OnDisk(KeyedTable):
         return 1
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(_ASKED)
 def test_every_back_end_has_the_same_wildcards_and_order(case: tuple[Service, list[str], str]) -> None:
     service, entries, key = case
