@@ -1,4 +1,4 @@
-"""Prints what follows from a declaration: docs/privsep.md, docs/imsg.md, and parts of man/smtpd.conf.5.
+"""Prints what follows from a declaration: docs/privsep.md, docs/imsg.md, and parts of the manual pages.
 
 ``python docs/generate.py`` writes them; tests/test_docs.py and tests/test_man.py fail while they differ from the
 declarations.
@@ -8,13 +8,14 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 
 import msgspec
 
 from pysmtpd import imsg, messages
+from pysmtpd.base import logline, stats
 from pysmtpd.base.procs import PROCS, Jail, Proc, Role, User
 from pysmtpd.conf import (
     grammar,
@@ -27,9 +28,10 @@ from pysmtpd.conf import (
 )
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.imsg import BODY_MAX, BULK_MAX, HEADER_SIZE, Spec
+from smtpctl import commands
 
 HERE = Path(__file__).parent
-MANUAL = HERE.parent / "man" / "smtpd.conf.5"
+MANUALS = sorted((HERE.parent / "man").glob("*.[1-9]"))
 MADE = "<!-- Made by docs/generate.py. Change the declaration instead. -->"
 _USERS = {User.ROOT: "root", User.RECIPIENT: "the recipient", User.CALLER: "the caller"}
 _JAILS = {Jail.NONE: "-", Jail.EMPTY: "chroot, empty", Jail.SPOOL: "chroot, the spool"}
@@ -156,7 +158,7 @@ def _routes(spec: Spec) -> Iterator[str]:
 PAGES = {"privsep.md": privsep, "imsg.md": imsg_page}
 
 
-# The manual of smtpd.conf: its grammar, and what has no effect yet.
+# Parts of the manual pages.
 
 GRAMMAR = (grammar, grammar_listen, grammar_action, grammar_match, grammar_table, grammar_filter, grammar_limit)
 # Productions that are a choice of options, each with a production of its own.
@@ -223,11 +225,41 @@ def _not_in_effect() -> Iterator[str]:
     yield ".Ed"
 
 
-BLOCKS = {"grammar": _grammar, "not in effect": _not_in_effect}
+def _log_lines() -> Iterator[str]:
+    yield ".Bd -literal"
+    for name, line in vars(logline).items():
+        if name.isupper() and isinstance(line, str):
+            shown = re.sub(r"\{(\w+)[^}]*\}", lambda field: _field(field[1]), line)
+            yield from textwrap.wrap(shown, _COLUMNS, subsequent_indent=" " * 8, break_on_hyphens=False)
+    yield ".Ed"
+
+
+def _field(name: str) -> str:
+    return {"s": "s", "schema": "[smtps://]"}.get(name, name.upper())  # a plural, and what is mostly empty
+
+
+def _keys(keys: Iterable[str]) -> Callable[[], Iterator[str]]:
+    def made() -> Iterator[str]:
+        names = sorted(keys)
+        yield from (f'.Cm {name}{" ," if name != names[-1] else " ."}' for name in names)
+
+    return made
+
+
+def _commands_not_yet() -> Iterator[str]:
+    yield ".Bd -literal -offset indent"
+    yield from (re.sub("[<>]", "", line) for line, action in commands.tree.lines() if commands.is_later(action))
+    yield ".Ed"
+
+
+BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
+    "grammar": _grammar, "not in effect": _not_in_effect, "log lines": _log_lines, "gauges": _keys(stats.GAUGES),
+    "counters": _keys(stats.COUNTERS), "commands not yet": _commands_not_yet,
+}
 
 
 def manual(text: str) -> str:
-    """man/smtpd.conf.5 with what is generated made anew."""
+    """A manual page with what is generated made anew."""
     def block(match: re.Match[str]) -> str:
         lines = "".join(f"{line}\n" for line in BLOCKS[match[2]]())
         return f"{match[1]}{lines}{match[3]}"
@@ -239,7 +271,8 @@ def main() -> None:
     """Write the pages."""
     for name, page in PAGES.items():
         (HERE / name).write_text(page(), encoding="utf-8")
-    MANUAL.write_text(manual(MANUAL.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in MANUALS:
+        path.write_text(manual(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ a prefix that only one literal has.  Nothing here knows what a command does.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pysmtpd.base import ids
@@ -94,6 +94,14 @@ class Tree:
         for word in line.split():
             node = node.children.setdefault(word, Node((*node.words, word)))
         node.action = action
+
+    def lines(self) -> Iterator[tuple[str, Action]]:
+        """Every command, as it was installed."""
+        nodes = [self.root]
+        for node in nodes:
+            nodes.extend(node.children.values())
+            if node.action is not None:
+                yield " ".join(node.words), node.action
 
     def find(self, words: list[str]) -> tuple[Node, list[Any]]:
         """The node of a command, and its typed arguments.  Raises NoCommand."""

@@ -6,17 +6,21 @@ import inspect
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from pysmtpd import __main__ as daemon
 from pysmtpd.base import format
 from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.trace import NAMES
 from pysmtpd.conf import grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
 from pysmtpd.conf.config import Config, Limits, MtaLimits
 from pysmtpd.conf.load import load
+from smtpctl import commands, options
 from tests.conf.machine import PATH, Machine
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +35,7 @@ MACROS = frozenset({
     "Xc", "Xo",
 })
 # Of other systems or packages.
-FOREIGN = frozenset({"services 5", "pysmtpd 8", "smtpctl 8", "aliases 5", "forward 5", "table 5", "makemap 8"})
+FOREIGN = frozenset({"services 5", "newaliases 8", "aliases 5", "forward 5", "table 5", "makemap 8"})
 
 
 def _generator() -> ModuleType:
@@ -169,10 +173,6 @@ def test_defaults_are_those_of_the_configuration(item: str, default: str) -> Non
     assert match[1].removeprefix(".Ql ").removesuffix(".").strip() == default
 
 
-def test_what_is_generated_is_current() -> None:
-    assert GENERATE.manual(SMTPD_CONF) == SMTPD_CONF, "run: python docs/generate.py"
-
-
 # Examples.
 
 def _machine() -> Machine:
@@ -212,7 +212,81 @@ def test_examples_of_format_specifiers() -> None:
     assert {template: _expand(template) for template, _ in pairs} == dict(pairs)
 
 
+# smtpctl(8), pysmtpd(8).
+
+SMTPCTL = (MAN / "smtpctl.8").read_text(encoding="utf-8")
+
+
+def _commands(head: str) -> Iterator[str]:
+    """The commands that the head of an item stands for; an argument is <>."""
+    optional = " Op " in head
+    words, kind, lines = list[str](), "", list[str]()
+    alternative = False
+    for token in head.replace(" Op ", " ").split():
+        if token in ("Cm", "Ar"):
+            kind = token
+        elif token == "|":
+            if not alternative:
+                lines.append(" ".join(words))
+            words.pop()
+            alternative = True
+        else:
+            words.append("<>" if kind == "Ar" else token)
+            if alternative:
+                lines.append(" ".join(words))
+    if not alternative:
+        lines.append(" ".join(words))
+    return iter([*lines, *([lines[0].rpartition(" ")[0]] if optional else [])])
+
+
+def test_each_command_of_smtpctl_is_described_and_no_others() -> None:
+    heads = re.findall(r"^\.It (Cm .*)$", _section("COMMANDS", SMTPCTL), re.MULTILINE)
+    said = {line for head in heads for line in _commands(head)}
+    there = {re.sub("<[a-z]+>", "<>", line) for line, _ in commands.tree.lines()}
+    assert (sorted(there - said), sorted(said - there)) == ([], []), "man/smtpctl.8 and smtpctl/commands.py differ"
+
+
+def _options(page: str) -> set[str]:
+    text = (MAN / page).read_text(encoding="utf-8")
+    return set(re.findall(r"\bFl (-?[a-zA-Z-]+)", " ".join(re.findall(r"^\.It (Fl .*)$", text, re.MULTILINE))))
+
+
+def test_each_option_of_pysmtpd_is_described() -> None:
+    usage = re.findall(r"\[-(-?)([a-zA-Z-]+)", daemon.USAGE)
+    there = {one for dash, text in usage for one in ([f"-{text}"] if dash else text)}
+    assert _options("pysmtpd.8") == there and _options("smtpctl.8") == set()
+    with pytest.raises(SystemExit):
+        daemon.Arguments(["-Z"])
+
+
+def test_each_trace_is_described() -> None:
+    text = _section("TRACES", (MAN / "pysmtpd.8").read_text(encoding="utf-8"))
+    said = {word for head in re.findall(r"^\.It Cm (.*)$", text, re.MULTILINE) for word in head.split(" , ")}
+    assert said == set(NAMES)
+
+
+def test_each_option_of_sendmail_is_described() -> None:
+    known = {*options.KNOWN_WITH_ARGUMENT, "t", "v", "S", "bm", "bs", "bp", "bi", "q", "-state-dir"}
+    assert _options("sendmail.8") == known
+    text = (MAN / "sendmail.8").read_text(encoding="utf-8")
+    lists = re.findall(r"^\.Fl ((?:[A-Za-z] )+[A-Za-z])$", text, re.MULTILINE)
+    ignored = {letter for letters in lists for letter in letters.split()}
+    assert ignored == {*options.IGNORED, *options.IGNORED_WITH_ARGUMENT, "E", "i"}
+
+
 # All pages.
+
+def test_every_page_is_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        shared = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert shared == {f"man/{page.name}": f"share/man/man{page.suffix[1:]}/{page.name}" for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_generated_is_current(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert GENERATE.manual(text) == text, "run: python docs/generate.py"
+
 
 def _lint(page: Path) -> list[str]:
     mandoc = shutil.which("mandoc")
