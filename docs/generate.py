@@ -20,10 +20,12 @@ from pysmtpd.base.procs import PROCS, Jail, Proc, Role, User
 from pysmtpd.conf import (
     grammar,
     grammar_action,
+    grammar_expect,
     grammar_filter,
     grammar_limit,
     grammar_listen,
     grammar_match,
+    grammar_reply,
     grammar_table,
 )
 from pysmtpd.conf.effect import NOT_IN_EFFECT
@@ -160,7 +162,8 @@ PAGES = {"privsep.md": privsep, "imsg.md": imsg_page}
 
 # Parts of the manual pages.
 
-GRAMMAR = (grammar, grammar_listen, grammar_action, grammar_match, grammar_table, grammar_filter, grammar_limit)
+GRAMMAR = (grammar, grammar_listen, grammar_action, grammar_match, grammar_reply, grammar_expect, grammar_table,
+           grammar_filter, grammar_limit)
 # Productions that are a choice of options, each with a production of its own.
 FAMILIES: Mapping[str, Mapping[str, object]] = {
     "socket-option": grammar_listen.SOCKET_OPTIONS,

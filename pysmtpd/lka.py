@@ -77,7 +77,7 @@ def frames(reqid: int, first: int, expanded: Expanded, seal: Seal) -> Iterator[R
             size += length
         envelopes = batch
     sealed = seal.close(envelopes) if envelopes else b""
-    yield RcptExpanded(reqid, sealed, len(envelopes), expanded.reply, expanded.why)
+    yield RcptExpanded(reqid, sealed, len(envelopes), expanded.reply, expanded.why, whole=expanded.whole)
 
 
 def has_route(address: str) -> bool:

@@ -142,7 +142,7 @@ class RcptExpanded(Message):
     """The envelopes of a recipient, numbered one after the other and sealed, or the reply that refuses it.
 
     With ``more`` another RcptExpanded of this reqid follows.  reply is empty when it is accepted; otherwise
-    a whole reply without the recipient, e.g. ``550 Invalid recipient``.
+    a reply without the recipient, e.g. ``550 Invalid recipient``, or one that is whole as it is.
     """
 
     reqid: U64
@@ -151,6 +151,7 @@ class RcptExpanded(Message):
     reply: Text
     why: Text                      # for the log: the rule, the table, the error
     more: bool = False
+    whole: bool = False            # the administrator's own reply: the recipient is not put behind it
 
 
 @declare(0x24, LKA >> QUEUE)

@@ -51,6 +51,10 @@ def read(job: Job, *, network: bool = False) -> Config | None:
 
     source = SystemSource(network=network)
     loaded = load(job.path, source, job.macros, unprivileged_user=job.user, state_dir=job.state_dir)
+    if loaded.config is not None and loaded.config.expectations:
+        from pysmtpd.lookup import trial
+
+        loaded.tested(trial.run(loaded.config, loaded.config.expectations))
     for error in loaded.errors:
         print(error, file=sys.stderr)
     if job.verbose:

@@ -28,9 +28,11 @@ def described(code: int, detail: str, text: str) -> Reply:
     return line(f"{code} {esc.full(code, detail)} {esc.DESCRIPTIONS[detail]}: {text}")
 
 
-def refusal(text: str, recipient: str) -> Reply | None:
+def refusal(text: str, recipient: str, *, whole: bool = False) -> Reply | None:
     """What another process refused a recipient with, made whole; None when it is no 4yz or 5yz reply."""
-    return line(f"{text}: <{recipient}>") if _REFUSAL.fullmatch(text) else None
+    if not _REFUSAL.fullmatch(text):
+        return None
+    return line(text if whole else f"{text}: <{recipient}>")
 
 
 def multiline(code: int, first: Reply, rest: tuple[str, ...]) -> bytes:

@@ -51,7 +51,8 @@ class Check:
             hostname=hostname, listeners=listeners, tables=tables, actions=draft.actions, rules=tuple(draft.rules),
             pkis=draft.pkis, cas=draft.cas, limits=Limits(**draft.limits), mta_limits=self._mta_limits(),
             wrappers=draft.wrappers, processors=draft.processors, filters=draft.filters, user=self._user,
-            state_dir=self._state_dir, **{"admd": hostname, **draft.settings},
+            state_dir=self._state_dir, expectations=tuple(one for one, _ in draft.expectations),
+            **{"admd": hostname, **draft.settings},
         )
 
     def _error(self, token: Token, message: str, *notes: str) -> None:

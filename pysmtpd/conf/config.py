@@ -188,7 +188,23 @@ class Rule(Frozen):
 
     criteria: tuple[Criterion, ...]
     action: str = ""                        # empty: reject
-    reply: str = ""                         # ours: the text of a reject or tempfail
+    reply: str = ""                         # ours: of reject or tempfail, with format specifiers; empty: the usual one
+    at: Position = Position()
+
+
+class Expectation(Frozen):
+    """A ``test``, ours: what the rules shall say about one recipient of one client."""
+
+    sender: str                             # empty: the null reverse-path
+    rcpt: str
+    verdict: str                            # action, reject or tempfail
+    text: str = ""                          # the action's name, or how the reply begins
+    source: str = "local"                   # the client's address; local: the socket
+    rdns: str = ""                          # its name, if it has one
+    helo: str = ""
+    username: str = ""                      # empty: not authenticated
+    tls: bool = False
+    tag: str = ""
     at: Position = Position()
 
 
@@ -289,6 +305,7 @@ class Config(Frozen):
     srs_key: Secret | None = None
     srs_backup: Secret | None = None
     srs_ttl: int = 4
+    expectations: tuple[Expectation, ...] = ()  # ours: the tests
     resolvers: tuple[str, ...] = ()         # ours: address or address:port, [v6]:port
     admd: str = ""
     user: str = ""                          # without root: the one user there is

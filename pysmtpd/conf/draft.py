@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from pysmtpd.conf.config import Action, Ca, Filter, Pki, Position, Processor, Rule, Shape, Table
+from pysmtpd.conf.config import Action, Ca, Expectation, Filter, Pki, Position, Processor, Rule, Shape, Table
 from pysmtpd.conf.diagnostic import Diagnostic
 from pysmtpd.conf.lexer import Token
 
@@ -92,6 +92,7 @@ class Draft:
         self.mentioned: set[tuple[str, str]] = set()  # kind and name of what is declared, even if wrongly
         self.users: list[Token] = []                # of actions
         self.srs_users: list[Token] = []            # actions that need a key
+        self.expectations: list[tuple[Expectation, Token]] = []
         self.table_uses: list[TableUse] = []
         self.references: list[Reference] = []
         self.files: dict[tuple[str, str], FileUse] = {}  # by kind (cert, key, ca) and the name of its pki or ca

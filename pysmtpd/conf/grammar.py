@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pysmtpd.base.format import WRAPPER
-from pysmtpd.conf import grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match, grammar_table
+from pysmtpd.conf import (
+    grammar_action,
+    grammar_expect,
+    grammar_filter,
+    grammar_limit,
+    grammar_listen,
+    grammar_match,
+    grammar_table,
+)
 from pysmtpd.conf.config import Ca, Pki, Secret
 from pysmtpd.conf.diagnostic import Refused, about, closest, shown
 from pysmtpd.conf.draft import FileUse
@@ -27,7 +35,7 @@ NUMBER_MAX = 2**31 - 1
 
 def statement(p: Parser) -> None:
     """statement = macro | include | admd | bounce | ca | mda | mta | pki | queue | resolver | scheduler | smtp | srs
-    | proc | filter | table-statement | listen | action | match"""
+    | proc | filter | table-statement | listen | action | match | test"""
     token = p.token
     if token.kind not in (Kind.WORD, Kind.QUOTED):
         p.string("a directive or a macro definition")
@@ -302,4 +310,5 @@ STATEMENTS: dict[str, Callable[[Parser, Token], None]] = {
     "listen": grammar_listen.listen,
     "action": grammar_action.action,
     "match": grammar_match.match,
+    "test": grammar_expect.expectation,
 }

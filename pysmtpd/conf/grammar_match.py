@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pysmtpd.conf.config import Criterion, Rule
 from pysmtpd.conf.diagnostic import about
 from pysmtpd.conf.draft import Use, either, listing
+from pysmtpd.conf.grammar_reply import refusal, tempfails
 from pysmtpd.conf.grammar_table import table, table_follows
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
@@ -32,7 +33,9 @@ Option = Callable[[Parser, Making, Token, bool], None]
 
 
 def match(p: Parser, word: Token) -> None:
-    """match = "match" { [ "!" ] criterion } ( "action" NAME | "reject" )"""
+    """match = "match" { [ "!" ] criterion } ( "action" NAME | ( "reject" | "tempfail" ) [ reply ] )
+
+    tempfail and the reply are ours."""
     made = Making()
     while True:
         bang = p.token if p.mark("!") else None
@@ -43,14 +46,17 @@ def match(p: Parser, word: Token) -> None:
             break
         p.later(f"match {criterion.text}", criterion)
         CRITERIA[criterion.text](p, made, criterion, bang is not None)
-    name = ""
-    if p.must("action", "reject").text == "action":
+    name, reply = "", ""
+    verdict = p.must("action", "reject", "tempfail").text
+    if verdict == "action":
         name = p.name("action", "the name of an action")
+    else:
+        reply = refusal(p, verdict)
     p.end()
     made.criteria.setdefault("from", Criterion(kind="from", table=LOCALHOST, at=word.at))
     made.criteria.setdefault("for", Criterion(kind="for", table=LOCALNAMES, at=word.at))
     criteria = tuple(made.criteria[slot] for slot in SLOTS if slot in made.criteria)
-    p.draft.rules.append(Rule(criteria=criteria, action=name, at=word.at))
+    p.draft.rules.append(Rule(criteria=criteria, action=name, reply=reply, at=word.at))
 
 
 def _once(p: Parser, made: Making, slot: str, word: Token) -> None:
@@ -84,7 +90,7 @@ def _auth(p: Parser, made: Making, word: Token, negated: bool) -> None:
 
 
 def _optional(p: Parser, kind: str, word: Token, negated: bool, use: Use) -> Criterion:
-    if p.token.text == "regex" or table_follows(p):
+    if p.token.text == "regex" or (not tempfails(p) and table_follows(p)):
         return _tested(p, kind, word, negated, use)
     p.word("regex")
     return Criterion(kind=kind, negated=negated, at=word.at)

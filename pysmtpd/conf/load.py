@@ -1,11 +1,11 @@
 """Read smtpd.conf: the one entrance to this package."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pysmtpd.conf import grammar, lint
 from pysmtpd.conf.check import Check
 from pysmtpd.conf.config import Config, Position
-from pysmtpd.conf.diagnostic import Diagnostic, did_you_mean
+from pysmtpd.conf.diagnostic import Diagnostic, about, did_you_mean
 from pysmtpd.conf.draft import Draft
 from pysmtpd.conf.lexer import File
 from pysmtpd.conf.parser import Parser
@@ -26,6 +26,20 @@ class Loaded:
         self.errors: list[Diagnostic] = draft.errors
         self.warnings: list[Diagnostic] = draft.warnings
         self.not_in_effect: list[tuple[Position, str]] = draft.not_in_effect
+        self._expectations = draft.expectations
+
+    def tested(self, results: Iterable[tuple[bool | None, str, list[str]]]) -> None:
+        """What became of each of the configuration's expectations: passed, what came instead, and why."""
+        for (one, token), (passed, got, notes) in zip(self._expectations, results, strict=True):
+            if passed is None:
+                self.warnings.append(about(token, f"not checked: this test: {got}", warning=True))
+            elif not passed:
+                wanted = f'{one.verdict} "{one.text}"' if one.text else one.verdict
+                self.errors.append(about(token, f"test failed: expected {wanted}, got {got}", notes))
+        if self.errors:
+            self.config = None
+        _sort(self.errors)
+        _sort(self.warnings)
 
 
 def load(

@@ -144,6 +144,12 @@ class Parser:
                 tokens[-1] = tokens[-1]._replace(kind=Kind.WORD, text=tokens[-1].text + rest)
         self._pending.extend(tokens)
 
+    def next_ends_statement_or_is_quoted(self) -> bool:
+        """Whether behind the current token nothing more follows, or a quoted string."""
+        following = self._next()
+        self._pending.appendleft(following)
+        return following.kind in (Kind.QUOTED, Kind.NEWLINE, Kind.END)
+
     # what productions ask for
 
     def word(self, *words: str) -> Token | None:

@@ -12,12 +12,21 @@ from pysmtpd.lookup.table_getpwnam import GetpwnamTable, Passwd
 from pysmtpd.lookup.table_static import StaticTable, UnknownTable
 
 
-def build_tables(config: Config, clock: Callable[[], float] = time.monotonic) -> Tables:
-    """All tables.  Raises TableError for a file that cannot be read or has a bad line."""
-    tables: list[AnyTable] = [_table(table, config.sub_addr_delim, clock) for table in config.tables.values()]
+def build_tables(config: Config, clock: Callable[[], float] = time.monotonic, *, strict: bool = True) -> Tables:
+    """All tables.  Raises TableError for a file that cannot be read or has a bad line; if not strict, each look-up in
+    that table will."""
+    make = _table if strict else _table_or_none
+    tables: list[AnyTable] = [make(table, config.sub_addr_delim, clock) for table in config.tables.values()]
     if GETPWNAM not in config.tables:
         tables.append(GetpwnamTable(GETPWNAM, Passwd().find, clock))
     return Tables(tables, config.sub_addr_delim)
+
+
+def _table_or_none(table: TableConf, delimiter: str, clock: Callable[[], float]) -> AnyTable:
+    try:
+        return _table(table, delimiter, clock)
+    except TableError as error:
+        return UnknownTable(table.name, table.backend, str(error))
 
 
 def _table(table: TableConf, delimiter: str, clock: Callable[[], float]) -> AnyTable:

@@ -6,13 +6,15 @@ own explanation.  One node that fails refuses the recipient.
 """
 
 import enum
-import re
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Agent, Envelope
+from pysmtpd.base.format import ADDRESSES, REPLY, ExpandError, Values, fill
+from pysmtpd.base.format import parse as parse_format
 from pysmtpd.base.mailaddr import MailAddr, split_tag
+from pysmtpd.base.reply import REPLY_MAX
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import Action, Config, Method, Rule
@@ -31,8 +33,6 @@ EXPANSION_TEMP = "424 4.2.4 Mailing list expansion problem"
 
 GETPWNAM = "<getpwnam>"
 WHY_MAX = 1024
-
-_REPLY = re.compile("[45][0-9][0-9] ")
 
 
 class Kind(enum.Enum):
@@ -64,21 +64,25 @@ class Node:
 
 
 class Refusal(Exception):
-    """Why a recipient is not accepted: the reply, and the reason for the log."""
+    """Why a recipient is not accepted: the reply, and the reason for the log.
 
-    def __init__(self, reply: str, why: str) -> None:
+    whole: the reply is the administrator's, and the recipient is not put behind it."""
+
+    def __init__(self, reply: str, why: str, *, whole: bool = False) -> None:
         super().__init__(reply)
         self.reply = reply
         self.why = why
+        self.whole = whole
 
 
 class Expanded(NamedTuple):
-    """The end of an expansion: envelopes, or a reply without the recipient that refuses it."""
+    """The end of an expansion: envelopes, or a reply that refuses the recipient; whole: it is not named behind it."""
 
     envelopes: list[Envelope]
     reply: str
     why: str
     root: Node
+    whole: bool = False
 
 
 class Expander:
@@ -106,7 +110,7 @@ class Expander:
                 self._step(node, envelope, tls, local, memo)
             except Refusal as refusal:
                 node.error = line_of(refusal.why.encode(), WHY_MAX)
-                return Expanded([], refusal.reply, node.error, root)
+                return Expanded([], refusal.reply, node.error, root, refusal.whole)
             if node.envelope is not None:
                 envelopes.append(node.envelope)
             work.extend(node.children)
@@ -127,21 +131,24 @@ class Expander:
             envelope = replace(envelope, dest=node.address)
         facts = Facts(envelope, tls=tls, local=local, internal=internal, memo=memo)
         decision = node.decision = self._ruleset.evaluate(facts)
-        action = node.action = self._action(decision)
+        action = node.action = self._action(decision, envelope)
         node.rule = decision.rule
         if action.is_relay:
             node.envelope = self._envelope(node, envelope, action, Agent.MTA, "")
         else:
             node.children.append(Node(Kind.USERNAME, node.address.user.lower(), node.address, node))
 
-    def _action(self, decision: Decision) -> Action:
+    def _action(self, decision: Decision, envelope: Envelope) -> Action:
         rule = decision.rule
         if decision.error:
             raise Refusal(TEMPORARY, decision.error)
         if rule is None:
             raise Refusal(INVALID_RECIPIENT, "no rule matched")
         if not rule.action:
-            raise Refusal(_reply(rule.reply), f"rejected by the rule at {rule.at}")
+            why = f"rejected by the rule at {rule.at}"
+            if rule.reply:
+                raise Refusal(refusing_reply(rule.reply, envelope, self._delimiter), why, whole=True)
+            raise Refusal(INVALID_RECIPIENT, why)
         action = self._actions.get(rule.action)
         if action is None:
             raise Refusal(TEMPORARY, f"the rule at {rule.at} names no action: {rule.action}")
@@ -177,11 +184,14 @@ class Expander:
                        ttl=action.ttl or self._queue_ttl)
 
 
-def _reply(text: str) -> str:
-    """The reply of a rule that rejects, in full."""
-    if not text:
-        return INVALID_RECIPIENT
-    return text if _REPLY.match(text) else f"550 {text}"
+def refusing_reply(text: str, envelope: Envelope, delimiter: str) -> str:
+    """The reply of a rule that rejects with a text of its own, in full."""
+    values = Values(envelope.sender, envelope.rcpt, envelope.dest, delimiter=delimiter)
+    try:
+        return fill(parse_format(text, ADDRESSES, home=False), values, REPLY)[:REPLY_MAX]
+    except ExpandError:
+        # A range that this value is too short for: the code at least is the administrator's.
+        return f"{text[:3]} Recipient refused"
 
 
 def explain(node: Node, ruleset: Ruleset, indent: str = "") -> list[str]:

@@ -56,7 +56,9 @@ def describe(criterion: Criterion) -> str:
 
 def outcome(rule: Rule) -> str:
     """What a rule does with a recipient."""
-    return f'action "{rule.action}"' if rule.action else "reject"
+    if rule.action:
+        return f'action "{rule.action}"'
+    return f'{"tempfail" if rule.reply[0] == "4" else "reject"} "{rule.reply}"' if rule.reply else "reject"
 
 
 class Step(NamedTuple):

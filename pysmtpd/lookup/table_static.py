@@ -69,9 +69,10 @@ class StaticTable:
 class UnknownTable:
     """A table whose back end is not there: every look-up fails for now, none is ever answered wrongly."""
 
-    def __init__(self, name: str, backend: str) -> None:
+    def __init__(self, name: str, backend: str, why: str = "") -> None:
         self.name = name
         self.backend = backend
+        self._why = why or f"table {name}: backend {backend} does not exist"
 
     def match(self, service: Service, key: str) -> bool:
         raise self._error()
@@ -83,4 +84,4 @@ class UnknownTable:
         raise self._error()
 
     def _error(self) -> TableError:
-        return TableError(f"table {self.name}: backend {self.backend} does not exist")
+        return TableError(self._why)

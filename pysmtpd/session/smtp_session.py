@@ -329,7 +329,7 @@ class SmtpSession(Conversation):
             if message.why:
                 why = vis(message.why.encode())
                 self._log(logline.SMTP_REFUSED_RCPT.format(id=self.id, rcpt=tx.asking, why=why))
-            self._reply(reply.refusal(message.reply, str(tx.asking)) or reply.R451_TEMPORARY)
+            self._reply(reply.refusal(message.reply, str(tx.asking), whole=message.whole) or reply.R451_TEMPORARY)
         else:
             tx.accept()
             self._reply(reply.R250_RECIPIENT)

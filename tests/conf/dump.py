@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from pysmtpd.conf.config import Config, Secret, Table
+from pysmtpd.conf.config import Config, Rule, Secret, Table
 
 ALWAYS = ("hostname", "admd")      # of Config: what every file has
 
@@ -26,7 +26,9 @@ def _lines(config: Config) -> Iterator[str]:
         elif name == "rules":
             for rule in value:
                 criteria = " ".join(f"({one.kind}{_fields(one, 'kind')})" for one in rule.criteria)
-                yield f"rule {criteria} -> {rule.action or 'reject'}"
+                yield f"rule {criteria} -> {_verdict(rule)}"
+        elif name == "expectations":
+            yield from (f"test{_fields(one)}" for one in value)
         elif name == "listeners":
             yield from (f"listener {one.address} {one.port}{_fields(one, 'address', 'port')}" for one in value)
         elif name not in ALWAYS or value != "mail.example.org":
@@ -70,3 +72,7 @@ def _text(value: Any) -> str:
     if isinstance(value, msgspec.Struct):
         return f"({_fields(value).strip()})"
     return str(value)
+
+
+def _verdict(rule: Rule) -> str:
+    return rule.action or f"reject {rule.reply}".strip()

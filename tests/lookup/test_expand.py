@@ -61,7 +61,7 @@ def test_who_is_not_there_is_refused_and_the_log_says_why(rcpt: str, local: bool
 
 
 @pytest.mark.parametrize("reply, sent", [
-    ("", "550 Invalid recipient"), ("go away", "550 go away"), ("450 4.2.0 Later", "450 4.2.0 Later"),
+    ("", "550 Invalid recipient"), ("550 go away", "550 go away"), ("450 4.2.0 Later", "450 4.2.0 Later"),
 ])
 def test_a_rule_rejects(reply: str, sent: str) -> None:
     expanded = expand("bob@localhost", expander(rule(FROM_ANY, FOR_ANY, reply=reply, line=9)))
@@ -95,6 +95,25 @@ def test_the_sub_address_begins_at_the_first_delimiter() -> None:
     both = expander(sub_addr_delim="+-")
     for text in ("bob+x-y@localhost", "bob-x+y@localhost", "bob@localhost"):
         assert expand(text, both).envelopes[0].user == "bob"
+
+
+@pytest.mark.parametrize("text, reply", [
+    ("550 5.7.1 Not from <%{sender}>", "550 5.7.1 Not from <alice@example.com>"),
+    ("550 %{rcpt.user[0:2]:uppercase} %{dest:strip} %%", "550 BOB bob@far.example %"),
+    ("451 4.7.1 Later", "451 4.7.1 Later"),
+    ("451 4.7.1 %{sender.user[9]}", "451 Recipient refused"),
+    ("550 " + "%{rcpt}" * 100, ("550 " + "bob+tag@far.example" * 100)[:510]),
+])
+def test_a_rule_may_refuse_in_its_own_words(text: str, reply: str) -> None:
+    own = expander(rule(FROM_ANY, FOR_ANY, reply=text))
+    expanded = expand("bob+tag@far.example", own)
+    assert (expanded.reply, expanded.whole, expanded.envelopes) == (reply, True, [])
+    assert expanded.why == "rejected by the rule at smtpd.conf:1:1"
+
+
+def test_what_a_stranger_chose_is_made_harmless_in_a_reply() -> None:
+    own = expander(rule(FROM_ANY, FOR_ANY, reply="550 <%{rcpt}>"))
+    assert expand('"a`b$(c)"é@far.example', own).reply == '550 <"a:b:(c)"?@far.example>'
 
 
 def test_without_root_only_the_one_user_is_delivered_to() -> None:

@@ -132,7 +132,7 @@ def describe(message: Message) -> str:
 
 
 def answer_to(question: Message, text: str, before: int = 0) -> Message:
-    """``NameLookedUp HOST``, ``RcptExpanded [more] N | refuse REPLY``, ``SmtpMessageCommitted ok|failed``.
+    """``NameLookedUp HOST``, ``RcptExpanded [more] N|refuse REPLY|whole REPLY``, ``SmtpMessageCommitted ok|failed``.
 
     before: how many envelopes earlier answers to the same question had."""
     kind, *words = text.split(" ")
@@ -141,8 +141,8 @@ def answer_to(question: Message, text: str, before: int = 0) -> Message:
     if kind == "SmtpMessageCommitted":
         return SmtpMessageCommitted(SESSION_ID, words[0] == "ok")
     assert kind == "RcptExpanded" and isinstance(question, ExpandRcpt), text
-    if words[0] == "refuse":
-        return RcptExpanded(SESSION_ID, b"", 0, " ".join(words[1:]), "no rule matched")
+    if words[0] in ("refuse", "whole"):
+        return RcptExpanded(SESSION_ID, b"", 0, " ".join(words[1:]), "no rule matched", whole=words[0] == "whole")
     return expanded(question, int(words[-1]), before, more=words[0] == "more")
 
 
