@@ -16,6 +16,7 @@ from pysmtpd.base.trace import ALL, Trace
 from pysmtpd.imsg import Frame, Message, version
 from pysmtpd.messages import (
     CONTROLLED,
+    Certificates,
     CtlCounted,
     CtlDone,
     CtlEnvelopes,
@@ -169,6 +170,7 @@ class Control(Process):
         self._questions: dict[int, Question] = {}
         self._next_smtp = 0
         self._started = self.now()
+        self._expiries: list[tuple[str, int]] = []
         self.loop.add_reader(self._listener.fileno(), self._accept)
 
     # clients come and go
@@ -290,7 +292,11 @@ class Control(Process):
 
     @handles(CtlShowStatus)
     def show_status(self, peer: Peer, message: CtlShowStatus) -> None:
-        peer.send(CtlStatusShown(message.reqid, sorted(self.paused & PAUSABLE.keys())))
+        peer.send(CtlStatusShown(message.reqid, sorted(self.paused & PAUSABLE.keys()), self._expiries))
+
+    @handles(Certificates)
+    def certificates(self, _peer: Peer, message: Certificates) -> None:
+        self._expiries = message.expiries
 
     @handles(CtlPause)
     def pause(self, peer: Peer, message: CtlPause) -> None:

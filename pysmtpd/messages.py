@@ -24,6 +24,7 @@ Bytes = Annotated[bytes, Meta(max_length=2048)]
 Ids = Annotated[list[U64], Meta(max_length=1024)]
 SEALED_MAX = BODY_MAX - 2048       # what one envelope may have, with an error to be added later
 Sealed = Annotated[bytes, Meta(max_length=SEALED_MAX)]  # envelopes, see base/seal.py
+PKI_MAX = 128                      # certificates that are told of
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # --- parent and conf set a process up -------------------------------------------------------------
@@ -65,6 +66,11 @@ class SetupFile(Message):
     name: Name                     # of the pki or ca
 
 
+@declare(0x0C, PARENT >> SMTP, PARENT >> MTA)
+class RenewFiles(Message):
+    """The files that came since are what stands on disk now: use them, or keep what is in use and say why."""
+
+
 @declare(0x06, *(PARENT >> child for child in (*CHILDREN, CONF)))
 class SetupDone(Message):
     """Nothing more comes: enter the jail."""
@@ -96,6 +102,13 @@ class LogSocket(Message):
 @declare(0x0B, *(PARENT >> child for child in CHILDREN))
 class Shutdown(Message):
     """Finish what is in hand and leave.  Sent to one process after the other, queue last."""
+
+
+@declare(0x0D, SMTP >> CONTROL)
+class Certificates(Message):
+    """When the certificates in use expire, by the name of their pki: for show status."""
+
+    expiries: Annotated[list[tuple[Name, Time]], Meta(max_length=PKI_MAX)]
 
 
 # --- smtp asks lka: who is there, and where does this recipient go -----------------------------------
@@ -746,10 +759,11 @@ class CtlShowStatus(Message):
 
 @declare(0xF1, CONTROL >> CLIENT)
 class CtlStatusShown(Message):
-    """The names of what is paused."""
+    """The names of what is paused, and when the certificates in use expire."""
 
     reqid: U64
     paused: Annotated[list[Name], Meta(max_length=8)]
+    expiries: Annotated[list[tuple[Name, Time]], Meta(max_length=PKI_MAX)] = []
 
 
 @declare(0xF2, CLIENT >> CONTROL, *(CONTROL >> proc for proc in CONTROLLED))

@@ -8,20 +8,27 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
+from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import Message
-from pysmtpd.messages import MtaLookedUp, MtaResolved, QueueBody, QueueDeliver, SetupFile
-from pysmtpd.privsep import tls
+from pysmtpd.messages import MtaLookedUp, MtaResolved, QueueBody, QueueDeliver, RenewFiles, SetupFile
 from pysmtpd.privsep.ioev import Io, dial
+from pysmtpd.privsep.keyfiles import KeyFiles
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
-from pysmtpd.privsep.tls import TlsContext
+from pysmtpd.privsep.tls import TlsContext, TlsError
+from pysmtpd.privsep.tls_context import (
+    Authorities,
+    client_context,
+    load_authorities,
+    load_pair,
+    system_authorities,
+)
 from pysmtpd.relay import tls_policy
 from pysmtpd.relay.shell import Handler, Link
 from pysmtpd.relay.tls_policy import TlsPolicy
 from pysmtpd.relay.transfer import TransferAgent
 
-FILE_MAX = 1024 * 1024             # octets of a certificate, key or CA file
 DRAIN_TIMEOUT = 5.0                # seconds for what is being sent when the daemon stops
 DRAIN_STEP = 0.05
 
@@ -33,29 +40,47 @@ class Mta(Process):
     agent: TransferAgent
 
     def preload(self) -> None:
-        self._files: dict[tuple[str, str], bytes] = {}
+        self._files = KeyFiles()
+        self._system: Authorities = ()
         self._contexts: dict[TlsPolicy, TlsContext] = {}
 
     @handles(SetupFile)
     def setup_file(self, peer: Peer, message: SetupFile) -> None:
-        with open(peer.claim_fd(), "rb") as file:
-            self._files[message.kind, message.name] = file.read(FILE_MAX)
+        self._files.take(peer, message)
+
+    @handles(RenewFiles)
+    def renew_files(self, _peer: Peer, _message: RenewFiles) -> None:
+        """Contexts of what was handed over; connections there are keep what they began with."""
+        for policy in [policy for policy in self._contexts if policy.pki or policy.ca]:
+            try:
+                self._contexts[policy] = self._context(policy)
+            except KeyError:
+                continue           # the parent could not open it, and said so
+            except TlsError as error:
+                self.log(f"warn: mta: {error}; the certificate in use stays", Level.ERR)
+        self._files.forget()
 
     def setup(self) -> None:
-        """Contexts are made here, because the system's CA store cannot be found from inside the jail."""
-        for action in self.config.actions.values():
-            if action.is_relay:
-                for policy in tls_policy.policies(action):
-                    self._contexts.setdefault(policy, self._context(policy))
-        self._files.clear()
+        """The authorities of the system cannot be found from inside the jail."""
+        policies = {policy for action in self.config.actions.values() if action.is_relay
+                    for policy in tls_policy.policies(action)}
+        if any(policy.verify and not policy.ca for policy in policies):
+            self._system = system_authorities()
+        try:
+            self._contexts = {policy: self._context(policy) for policy in policies}
+        except TlsError as error:
+            self.fatal(str(error))
+        self._files.forget()
 
     def _context(self, policy: TlsPolicy) -> TlsContext:
-        pair = None
-        if policy.pki:
-            pair = self._files["cert", policy.pki], self._files["key", policy.pki]
-        ca = self._files["ca", policy.ca] if policy.ca else b""
-        return tls.client_context(verify=policy.verify, ca=ca, pair=pair,
-                                  ciphers=policy.ciphers or self.config.smtp_ciphers)
+        try:
+            return client_context(
+                verify=policy.verify, ca=load_authorities(self._files.ca(policy.ca)) if policy.ca else self._system,
+                pair=load_pair(*self._files.pair(policy.pki)) if policy.pki else None,
+                ciphers=policy.ciphers or self.config.smtp_ciphers, protocols=policy.protocols,
+            )
+        except TlsError as error:
+            raise TlsError(f"pki {policy.pki}: {error}" if policy.pki else str(error)) from None
 
     def start(self) -> None:
         self.agent = TransferAgent(self.config, self)

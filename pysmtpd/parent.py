@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import setproctitle
@@ -35,6 +35,7 @@ from pysmtpd.messages import (
     MdaWorkerStart,
     MdaWorkerStarted,
     MdaWorkerStop,
+    RenewFiles,
     SetupControlSocket,
     SetupDone,
     SetupFile,
@@ -44,7 +45,7 @@ from pysmtpd.messages import (
     Shutdown,
     WorkerKind,
 )
-from pysmtpd.privsep import jail, listen, log, spawn, startup
+from pysmtpd.privsep import jail, keyfiles, listen, log, spawn, startup
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.process import Birth, Process, handles
@@ -67,6 +68,14 @@ class Options(Frozen):
     stderr: bool = False
     verbose: int = 0
     paused: tuple[str, ...] = ()
+
+
+class KeyFile(NamedTuple):
+    """A file of a pki or ca."""
+
+    kind: str                      # cert, key or ca
+    name: str                      # of the pki or ca
+    path: str
 
 
 class Worker(Frozen):
@@ -182,18 +191,42 @@ class Parent(Process):
         self._control.close()
         listening = {name for one in self.config.listeners for name in one.pki}
         authorities = {one.ca for one in self.config.listeners} - {""}
-        self._hand_files(self.peers(Proc.SMTP), listening, authorities)
         relays = [one for one in self.config.actions.values() if one.is_relay]
-        self._hand_files(self.peers(Proc.MTA), {one.pki for one in relays} - {""}, {one.ca for one in relays} - {""})
+        self._key_files = {
+            Proc.SMTP: self._needed(listening, authorities),
+            Proc.MTA: self._needed({one.pki for one in relays} - {""}, {one.ca for one in relays} - {""}),
+        }
+        self._watch = keyfiles.Watch({one.path for sets in self._key_files.values() for files in sets for one in files})
+        for proc, sets in self._key_files.items():
+            for peer in self.peers(proc):
+                for files in sets:
+                    _hand_files(peer, files)
 
-    def _hand_files(self, peers: list[Peer], pkis: set[str], cas: set[str]) -> None:
-        for peer in peers:
-            for name in sorted(pkis):
-                pki = self.config.pkis[name]
-                peer.send(SetupFile("cert", name), listen.open_checked(pki.cert, "cert"))
-                peer.send(SetupFile("key", name), listen.open_checked(pki.key, "key"))
-            for name in sorted(cas):
-                peer.send(SetupFile("ca", name), listen.open_checked(self.config.cas[name].cert, "ca"))
+    def _needed(self, pkis: set[str], cas: set[str]) -> list[list[KeyFile]]:
+        """What a process is handed: of each pki, and of each ca, all or nothing."""
+        return [
+            *([KeyFile("cert", name, self.config.pkis[name].cert), KeyFile("key", name, self.config.pkis[name].key)]
+              for name in sorted(pkis)),
+            *([KeyFile("ca", name, self.config.cas[name].cert)] for name in sorted(cas)),
+        ]
+
+    def _look_at_files(self) -> None:
+        """Certificates that were replaced on disk go to those who use them."""
+        if self._watch.changed():
+            for proc, sets in self._key_files.items():
+                for peer in self.peers(proc) if sets else ():
+                    self._renew_files(peer, sets)
+        self.loop.call_later(keyfiles.LOOK, self._look_at_files)
+
+    def _renew_files(self, peer: Peer, sets: list[list[KeyFile]]) -> None:
+        for files in sets:
+            try:
+                _hand_files(peer, files)
+            except StartError as error:
+                if peer.index == 0:
+                    reason = " ".join(str(error).split())
+                    self.log(logline.FILE_KEPT.format(reason=reason), Level.ERR)
+        peer.send(RenewFiles())
 
     def _serve(self, conf: Peer) -> NoReturn:
         self.loop = asyncio.SelectorEventLoop()
@@ -206,6 +239,8 @@ class Parent(Process):
         self.loop.add_signal_handler(signal.SIGHUP, self._hangup)
         for peer in (conf, *self._children()):
             peer.attach(self.loop)
+        if self._watch:
+            self.loop.call_later(keyfiles.LOOK, self._look_at_files)
         timer = self.loop.call_later(START_TIMEOUT, self._too_slow)
         self._timer = timer
         self.loop.call_soon(self._reap)
@@ -393,6 +428,20 @@ class Refused(Exception):
 
 def _is_plain_mbox(action: Action) -> bool:
     return action.method is Method.MBOX and not action.wrapper
+
+
+def _hand_files(peer: Peer, files: list[KeyFile]) -> None:
+    """All of them, or StartError."""
+    opened: list[int] = []
+    try:
+        for file in files:
+            opened.append(listen.open_checked(file.path, file.kind))
+    except StartError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    for file, fd in zip(files, opened, strict=True):
+        peer.send(SetupFile(file.kind, file.name), fd)
 
 
 def _receive_view(conf: Peer) -> Config:

@@ -21,13 +21,16 @@ from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.imsg import BY_CLASS, Message
 from pysmtpd.messages import (
     BODY_WINDOW,
+    PKI_MAX,
     BodyCredit,
+    Certificates,
     CtlDone,
     CtlPause,
     CtlSubmit,
     CtlSubmitReady,
     NameLookedUp,
     RcptExpanded,
+    RenewFiles,
     SetupFile,
     SetupListener,
     SmtpBody,
@@ -37,11 +40,11 @@ from pysmtpd.messages import (
     SmtpMsgids,
     SmtpMsgidsAsk,
 )
-from pysmtpd.privsep import tls
 from pysmtpd.privsep.ioev import Io
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
-from pysmtpd.privsep.tls import TlsContext, TlsInfo
+from pysmtpd.privsep.server_tls import DAY, ServerTls
+from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo
 from pysmtpd.session.effects import Ask, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
 
@@ -54,7 +57,6 @@ NAMES_MAX = 1000                   # names of clients remembered
 NAME_KEEP = 5.0                    # seconds; lka knows how long DNS lets it
 QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
 CHOKED_TIME = 0.01                 # seconds until clients kept waiting by that are looked at again
-FILE_MAX = 1024 * 1024             # of a certificate or key
 
 # Whom each of our questions goes to, by its route.
 _ASKED: dict[type[Message], Proc] = {
@@ -223,7 +225,7 @@ class Smtp(Process):
 
     def preload(self) -> None:
         self.sockets: dict[int, socket.socket] = {}
-        self.files: dict[tuple[str, str], bytes] = {}
+        self.server_tls = ServerTls()
         self.doors: list[Door] = []
         self.clients: dict[int, Client] = {}
         self._choked: dict[int, Client] = {}
@@ -239,24 +241,34 @@ class Smtp(Process):
 
     @handles(SetupFile)
     def setup_file(self, peer: Peer, message: SetupFile) -> None:
-        with open(peer.claim_fd(), "rb") as file:
-            self.files[message.kind, message.name] = file.read(FILE_MAX)
+        self.server_tls.files.take(peer, message)
+
+    @handles(RenewFiles)
+    def renew_files(self, _peer: Peer, _message: RenewFiles) -> None:
+        """Connections that speak TLS already keep what they began with."""
+        self.server_tls.renew(self.log)
+        for number, door in enumerate(self.doors):
+            door.context = self.server_tls.contexts.get(number)
+        self._report_certificates()
 
     def setup(self) -> None:
-        for listener in self.config.listeners:
-            settings = SessionSettings.of(self.config, listener, self.zone)
-            self.doors.append(Door(listener, settings, self._context(listener)))
-        self.files.clear()
-
-    def _context(self, listener: Listener) -> TlsContext | None:
-        if listener.tls is Tls.NO:
-            return None
-        pairs = [(self.files["cert", name], self.files["key", name]) for name in listener.pki]
         try:
-            return tls.server_context(pairs, ca=self.files.get(("ca", listener.ca), b""), verify=listener.tls_verify,
-                                      ciphers=listener.ciphers or self.config.smtp_ciphers)
-        except (ValueError, tls.TlsError) as error:
-            self.fatal(f"pki {', '.join(listener.pki)}: {error}")
+            self.server_tls.prepare(self.config)
+        except TlsError as error:
+            self.fatal(str(error))
+        for number, listener in enumerate(self.config.listeners):
+            settings = SessionSettings.of(self.config, listener, self.zone)
+            self.doors.append(Door(listener, settings, self.server_tls.contexts.get(number)))
+
+    def _report_certificates(self) -> None:
+        """To the log and to ``show status``; all smtp processes have the same ones."""
+        if self.index == 0 and self.server_tls.expiries:
+            self.server_tls.warn(self.now(), self.log)
+            self.peer(Proc.CONTROL).send(Certificates(list(self.server_tls.expiries.items())[:PKI_MAX]))
+
+    def _report_daily(self) -> None:
+        self._report_certificates()
+        self.loop.call_later(DAY, self._report_daily)
 
     def start(self) -> None:
         self.queue = self.peer(Proc.QUEUE)
@@ -265,6 +277,8 @@ class Smtp(Process):
         self._max_clients = max(limit - len(os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ())
                                 - SPARE_FDS - 16, 16)
         self._want_msgids()
+        if self.server_tls.contexts:
+            self._report_daily()
         if "smtp" not in self.paused:
             self._listen()
 

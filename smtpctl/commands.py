@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from smtpctl.client import Control
 
 EX_UNAVAILABLE = 69
+EXPIRY_DAYS = 30                   # certificates that end sooner are shown
 
 tree = Tree()
 Connect = Callable[[], "Control"]
@@ -243,7 +244,23 @@ def show_status(connect: Connect) -> int:
         raise Failure("bad message type")
     for name in ("mda", "mta", "smtp"):
         print(f"{name.upper()} {'paused' if name in answer.paused else 'running'}")
+    for line in expiry_lines(answer.expiries, int(time.time())):
+        print(line)
     return 0
+
+
+def expiry_lines(expiries: list[tuple[str, int]], now: int) -> list[str]:
+    """One for each certificate that ends within the month, or has ended."""
+    from pysmtpd.base.date import civil_date
+
+    lines = []
+    for name, expires in sorted(expiries):
+        days = (expires - now) // 86400
+        if days < 0:
+            lines.append(f"certificate of pki {name} expired on {civil_date(expires)}")
+        elif days < EXPIRY_DAYS:
+            lines.append(f"certificate of pki {name} expires on {civil_date(expires)}, in {days} days")
+    return lines
 
 
 def _write(data: bytes) -> None:

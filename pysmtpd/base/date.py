@@ -33,6 +33,12 @@ def rfc5322(now: int, zone: Zone = UTC) -> str:
     )
 
 
+def civil_date(now: int) -> str:
+    """``1970-01-01``, at Greenwich."""
+    year, month, day = _civil(now // 86400)
+    return f"{year}-{month:02}-{day:02}"
+
+
 def ctime(now: int, zone: Zone = UTC) -> str:
     """The date of an mbox From_ line: ``Thu Jan  1 00:00:00 1970``."""
     days, rest = divmod(now + zone.offset, 86400)

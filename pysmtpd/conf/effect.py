@@ -19,7 +19,6 @@ NOT_IN_EFFECT = frozenset({
     "listen auth-optional",
     "listen filter",
     "listen hostnames",
-    "listen protocols",
     "listen proxy-v2",
     "listen received-auth",
     "listen senders",
@@ -27,6 +26,5 @@ NOT_IN_EFFECT = frozenset({
     "action virtual",
     "action userbase",              # decides who exists; uid, gid and home are still the system's
     "action relay filter",
-    "action relay protocols",
     "action relay srs",
 })

@@ -11,7 +11,7 @@ from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import table
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
-from pysmtpd.conf.values import delay
+from pysmtpd.conf.values import delay, protocols
 
 ACTION_MAX = 255                   # octets of a name, as an envelope keeps it
 
@@ -133,9 +133,15 @@ def _relay_table(p: Parser, made: Making, word: Token) -> None:
 
 
 def _relay_text(p: Parser, made: Making, word: Token) -> None:
-    """relay-option = ( "helo" | "ciphers" | "protocols" | "mail-from" ) STRING"""
+    """relay-option = ( "helo" | "ciphers" | "mail-from" ) STRING"""
     p.once(made.seen, word.text, word, f"{word.text} already specified for this action")
     made.fields[word.text.replace("-", "_")] = p.string("its value").text
+
+
+def _relay_protocols(p: Parser, made: Making, word: Token) -> None:
+    """relay-option = "protocols" STRING"""
+    p.once(made.seen, "protocols", word, "protocols already specified for this action")
+    made.fields["protocols"] = p.value("a list of TLS versions", protocols)
 
 
 def _relay_name(p: Parser, made: Making, word: Token) -> None:
@@ -195,7 +201,7 @@ RELAY_OPTIONS: dict[str, Option] = {
     "pki": _relay_name,
     "ca": _relay_name,
     "ciphers": _relay_text,
-    "protocols": _relay_text,
+    "protocols": _relay_protocols,
     "src": _relay_table,
     "mail-from": _relay_text,
     "backup": _backup,

@@ -9,6 +9,7 @@ from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import table, table_follows
 from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
+from pysmtpd.conf.values import protocols
 
 TAG_MAX = 32                       # octets
 PKI_MAX = 32
@@ -74,9 +75,15 @@ def _ca(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _text(p: Parser, made: Listen, word: Token) -> None:
-    """text-option = ( "ciphers" | "protocols" | "hostname" ) STRING"""
+    """text-option = ( "ciphers" | "hostname" ) STRING"""
     p.once(made.seen, word.text, word, f"{word.text} already specified")
     made.fields[word.text] = p.string("its value").text
+
+
+def _protocols(p: Parser, made: Listen, word: Token) -> None:
+    """protocols-option = "protocols" STRING"""
+    p.once(made.seen, "protocols", word, "protocols already specified")
+    made.fields["protocols"] = p.value("a list of TLS versions", protocols)
 
 
 def _auth(p: Parser, made: Listen, word: Token) -> None:
@@ -139,7 +146,7 @@ LISTEN_OPTIONS: dict[str, Option] = {
     "pki": _pki,
     "ca": _ca,
     "ciphers": _text,
-    "protocols": _text,
+    "protocols": _protocols,
     "hostname": _text,
     "hostnames": _hostnames,
     "auth": _auth,

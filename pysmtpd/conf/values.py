@@ -3,6 +3,8 @@ expected instead."""
 
 import re
 
+from pysmtpd.base.tls_versions import parse_versions
+
 INT_MAX = 2**31 - 1
 SIZE_MAX = 2**63 - 1
 _DELAY = re.compile(r"([0-9]{1,20})([smhd])")
@@ -44,3 +46,9 @@ def host_name(text: str) -> str:
     if len(text) > 255 or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError("expected a host name, such as mail.example.org")
     return text.lower()
+
+
+def protocols(text: str) -> str:
+    """Versions of TLS, as they were written: ``tlsv1.2,tlsv1.3``, ``secure``, ``all,!tlsv1.0``."""
+    parse_versions(text)
+    return text

@@ -1,18 +1,15 @@
 """TLS as a layer without I/O: records in, plain octets out, and the other way round.
 
-pyOpenSSL over memory BIOs, the same for both ends.  Only smtp and mta import this.  Contexts are made from the
-octets of certificates and keys before the jail; the parent opened the files and never read them.
+pyOpenSSL over memory BIOs, the same for both ends.  Only smtp and mta import this; privsep.tls_context makes the
+contexts.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
 
 RECORD = 16384                     # larger reads are slower: see docs/architecture.md on buffers
 FEED_MAX = 64                      # records decrypted per feed, so that one peer cannot hold the loop
@@ -70,7 +67,7 @@ class TlsLayer:
             self.ended = True
             return []
         except SSL.Error as error:
-            raise TlsError(_reason(error)) from None
+            raise TlsError(reason(error)) from None
 
     def encrypt(self, data: bytes) -> bytes:
         """Plain octets; what to send for them."""
@@ -80,7 +77,7 @@ class TlsLayer:
             try:
                 sent = self._conn.send(view[:RECORD])
             except SSL.Error as error:
-                raise TlsError(_reason(error)) from None
+                raise TlsError(reason(error)) from None
             view = view[sent:]
             out.append(self.outgoing())
         return b"".join(out)
@@ -129,7 +126,8 @@ class TlsLayer:
         return pieces
 
 
-def _reason(error: SSL.Error) -> str:
+def reason(error: SSL.Error) -> str:
+    """What OpenSSL says of an error, in a few words."""
     if error.args and isinstance(error.args[0], list) and error.args[0]:
         return str(error.args[0][-1][-1]) or "failed"
     return "unexpected end" if isinstance(error, SSL.SysCallError) else "failed"
@@ -137,37 +135,6 @@ def _reason(error: SSL.Error) -> str:
 
 def _is_address(name: str) -> bool:
     return ":" in name or name.replace(".", "").isdigit()
-
-
-def _verify_chain(_conn: SSL.Connection, _cert: object, _error: int, _depth: int, ok: int) -> bool:
-    return bool(ok)
-
-
-def _base(method: int) -> SSL.Context:
-    context = SSL.Context(method)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    return context
-
-
-def _load_pair(context: SSL.Context, cert: bytes, key: bytes) -> list[x509.Certificate]:
-    chain = x509.load_pem_x509_certificates(cert)
-    context.use_certificate(chain[0])
-    for extra in chain[1:]:
-        context.add_extra_chain_cert(extra)
-    context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]
-    context.check_privatekey()
-    return chain
-
-
-def _trust(context: SSL.Context, ca: bytes) -> None:
-    store = context.get_cert_store()
-    if not ca:
-        context.set_default_verify_paths()
-        return
-    for cert in x509.load_pem_x509_certificates(ca):
-        store.add_cert(X509.from_cryptography(cert))  # type: ignore[union-attr]
 
 
 def names_of(cert: x509.Certificate) -> list[str]:
@@ -179,56 +146,3 @@ def names_of(cert: x509.Certificate) -> list[str]:
         return [str(attribute.value).lower() for attribute in found]
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return [*(name.lower() for name in extension.value.get_values_for_type(x509.DNSName)), *map(str, addresses)]
-
-
-def server_context(pairs: Sequence[tuple[bytes, bytes]], *, ca: bytes = b"", verify: bool = False,
-                   ciphers: str = "") -> TlsContext:
-    """For a listener: its certificates and keys in PEM, the first the default, the others chosen by SNI.
-
-    Raises ValueError or TlsError for files that are no pair."""
-    contexts: list[tuple[list[str], SSL.Context]] = []
-    for cert, key in pairs:
-        context = _base(SSL.TLS_SERVER_METHOD)
-        try:
-            names = names_of(_load_pair(context, cert, key)[0])
-            if ciphers:
-                context.set_cipher_list(ciphers.encode())
-        except SSL.Error as error:
-            raise TlsError(_reason(error)) from None
-        if verify:
-            _trust(context, ca)
-            context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify_chain)
-        context.set_session_id(b"pysmtpd")
-        contexts.append((names, context))
-    default = contexts[0][1]
-    if len(contexts) > 1:
-        default.set_tlsext_servername_callback(_chooser(contexts))
-    return TlsContext(default, verify=verify)
-
-
-def _chooser(contexts: list[tuple[list[str], SSL.Context]]) -> Callable[[SSL.Connection], None]:
-    exact = {name: context for names, context in reversed(contexts) for name in names}
-
-    def choose(conn: SSL.Connection) -> None:
-        name = (conn.get_servername() or b"").decode("ascii", "replace").lower()
-        context = exact.get(name) or exact.get("*." + name.partition(".")[2])
-        if context is not None:
-            conn.set_context(context)
-
-    return choose
-
-
-def client_context(*, verify: bool, ca: bytes = b"", pair: tuple[bytes, bytes] | None = None,
-                   ciphers: str = "") -> TlsContext:
-    """For a relay.  Made before the jail: the system's CA store cannot be found afterwards."""
-    context = _base(SSL.TLS_CLIENT_METHOD)
-    if ciphers:
-        context.set_cipher_list(ciphers.encode())
-    if pair is not None:
-        _load_pair(context, *pair)
-    if verify:
-        _trust(context, ca)
-        context.set_verify(SSL.VERIFY_PEER, _verify_chain)
-    else:
-        context.set_verify(SSL.VERIFY_NONE, None)
-    return TlsContext(context, verify=verify)

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 import pytest
 import trustme
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pysmtpd.privsep import tls
 from pysmtpd.privsep.ioev import Io, dial
-from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo, TlsLayer
+from pysmtpd.privsep.tls import TlsInfo
+from pysmtpd.privsep.tls_context import client_context, server_context
+from tests.support.certificates import ca_of, pair_of
 
 
 class Handler:
@@ -163,25 +162,9 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def pair_of(authority: trustme.CA, *names: str) -> tuple[bytes, bytes]:
-    leaf = authority.issue_cert(*names)
-    return b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
-
-
-def shake(client: TlsLayer, server: TlsLayer) -> None:
-    """Carry records to and fro until both are ready; raises TlsError."""
-    client.feed(b"")
-    for _ in range(10):
-        server.feed(client.outgoing())
-        client.feed(server.outgoing())
-        if client.ready and server.ready:
-            return
-    raise AssertionError("no handshake")
-
-
 def test_starttls_discards_nothing_and_encrypts(bench: Bench, authority: trustme.CA) -> None:
-    server = tls.server_context([pair_of(authority, "mx.example.org")])
-    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
+    server = server_context([pair_of(authority, "mx.example.org")])
+    client = client_context(verify=True, ca=ca_of(authority))
     bench.b.write(b"220 go\r\n")
     bench.b.start_tls(server, server=True)
     bench.until(lambda: bench.ours.data == b"220 go\r\n")
@@ -194,64 +177,7 @@ def test_starttls_discards_nothing_and_encrypts(bench: Bench, authority: trustme
 
 
 def test_garbage_instead_of_a_handshake(bench: Bench, authority: trustme.CA) -> None:
-    bench.b.start_tls(tls.server_context([pair_of(authority, "mx.example.org")]), server=True)
+    bench.b.start_tls(server_context([pair_of(authority, "mx.example.org")]), server=True)
     bench.a.write(b"MAIL FROM:<a@example.org>\r\n")
     bench.until(lambda: bench.b.closed)
     assert bench.theirs.events[-1].startswith("error TLS: ")
-
-
-@pytest.mark.parametrize(("name", "ok"), [
-    ("mx.example.org", True), ("a.wild.example.org", True), ("wild.example.org", False),
-    ("a.b.wild.example.org", False), ("evil.example.org", False),
-    ("192.0.2.1", True), ("192.0.2.2", False), ("2001:db8::1", True),
-])
-def test_the_name_is_verified(authority: trustme.CA, name: str, ok: bool) -> None:
-    names = ("mx.example.org", "*.wild.example.org", "192.0.2.1", "2001:db8::1")
-    server = tls.server_context([pair_of(authority, *names)])
-    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
-    ends = TlsLayer(client, server=False, name=name), TlsLayer(server, server=True)
-    if ok:
-        shake(*ends)
-        assert ends[0].info().verified
-    else:
-        with pytest.raises(TlsError, match="another name"):
-            shake(*ends)
-
-
-def test_an_unknown_authority_is_refused_only_when_verifying(authority: trustme.CA) -> None:
-    server = tls.server_context([pair_of(authority, "mx.example.org")])
-    stranger = tls.client_context(verify=True, ca=trustme.CA().cert_pem.bytes())
-    with pytest.raises(TlsError):
-        shake(TlsLayer(stranger, server=False, name="mx.example.org"), TlsLayer(server, server=True))
-    careless = TlsLayer(tls.client_context(verify=False), server=False, name="other.example.org")
-    shake(careless, TlsLayer(server, server=True))
-    assert not careless.info().verified
-
-
-def test_sni_chooses_the_certificate(authority: trustme.CA) -> None:
-    server = tls.server_context([pair_of(authority, "one.example.org"), pair_of(authority, "two.example.org")])
-    client = tls.client_context(verify=True, ca=authority.cert_pem.bytes())
-    for name in ("one.example.org", "two.example.org"):
-        shake(TlsLayer(client, server=False, name=name), TlsLayer(server, server=True))
-
-
-def test_a_key_of_another_certificate_is_refused(authority: trustme.CA) -> None:
-    cert, _ = pair_of(authority, "one.example.org")
-    _, key = pair_of(authority, "two.example.org")
-    with pytest.raises(TlsError):
-        tls.server_context([(cert, key)])
-
-
-_CA = trustme.CA()
-_SERVER: TlsContext = tls.server_context([pair_of(_CA, "mx.example.org")])
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.binary(max_size=300), max_size=5))
-def test_garbage_raises_only_tls_errors(pieces: list[bytes]) -> None:
-    layer = TlsLayer(_SERVER, server=True)
-    for piece in pieces:
-        try:
-            layer.feed(piece)
-        except TlsError:
-            return
