@@ -238,7 +238,7 @@ def _log_lines() -> Iterator[str]:
 
 
 def _field(name: str) -> str:
-    return {"s": "s", "schema": "[smtps://]"}.get(name, name.upper())  # a plural, and what is mostly empty
+    return {"s": "s", "schema": "SCHEMA://"}.get(name, name.upper())
 
 
 def _keys(keys: Iterable[str]) -> Callable[[], Iterator[str]]:

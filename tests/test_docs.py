@@ -7,6 +7,9 @@ from types import ModuleType
 
 import pytest
 
+from pysmtpd.conf.load import load
+from tests.conf.machine import PATH, Machine
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -39,3 +42,15 @@ def test_every_message_is_on_its_page(generate: ModuleType) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = LINK.findall(page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_configuration_of_the_readme_is_good() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE)
+    [block] = [block for block in blocks if "\n    match " in block]
+    machine = Machine(re.sub("^    ", "", block, flags=re.MULTILINE))
+    for path in re.findall(r'"(/etc/ssl/[^"]+)"', block):
+        machine.put(path, "x")
+    loaded = load(PATH, machine)
+    assert [str(one) for one in loaded.errors + loaded.warnings] == []
+    assert loaded.config is not None and len(loaded.config.rules) == 3
