@@ -20,6 +20,7 @@ from pysmtpd.base.trace import NAMES
 from pysmtpd.conf import grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
 from pysmtpd.conf.config import Config, Limits, MtaLimits
 from pysmtpd.conf.load import load
+from pysmtpd.lookup import trial
 from smtpctl import commands, options
 from tests.conf.machine import PATH, Machine
 
@@ -190,6 +191,7 @@ def test_an_example_is_a_configuration_without_a_flaw(text: str) -> None:
     loaded = load(PATH, machine)
     assert [str(one) for one in loaded.errors + loaded.warnings] == []
     assert loaded.config is not None and loaded.config.rules
+    assert all(result.passed for result in trial.run(loaded.config, loaded.config.expectations))
 
 
 def test_the_example_of_an_error_is_one() -> None:
