@@ -298,3 +298,13 @@ def untrace(connect: Connect, word: str) -> int:
 
 
 _later("update table <str>", "encrypt", "encrypt <str>", "spf walk")
+
+
+# --- config, which is ours: no daemon is asked -------------------------------------------------------
+
+
+@tree.command("config migrate <str>")
+def config_migrate(_connect: Connect, path: str) -> int:
+    from smtpctl import config
+
+    return config.migrate(path)

@@ -1,10 +1,11 @@
 """What the grammar makes of a file: everything that was said, before names are looked up and defaults filled in."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pysmtpd.conf.config import Action, Ca, Expectation, Filter, Pki, Position, Processor, Rule, Shape, Table
 from pysmtpd.conf.diagnostic import Diagnostic
-from pysmtpd.conf.lexer import Token
+from pysmtpd.conf.lexer import File, Token
 
 
 class Use(NamedTuple):
@@ -50,11 +51,51 @@ class Reference(NamedTuple):
     token: Token
 
 
+class Said(NamedTuple):
+    """A token of a rewritten statement.  ``copied``: it stands so in the file."""
+
+    token: Token
+    copied: bool
+
+
 class FileUse(NamedTuple):
     """A file that must be there."""
 
     path: str
     token: Token
+
+
+class Rewritten(NamedTuple):
+    """A statement in the language before 6.4, and what says the same now."""
+
+    first: Token                   # of the statement
+    last: Token
+    statements: tuple[tuple[Said, ...], ...]
+    notes: tuple[str, ...] = ()    # what the administrator should know
+
+
+class Facts:
+    """What is known once all of the files were read, and a rewritten statement may depend on."""
+
+    def __init__(self, draft: "Draft", hostname: str) -> None:
+        self.hostname = hostname
+        self.pkis = draft.pkis
+        self.pki_cas = draft.pki_cas
+        self.tags = draft.tags_of_interfaces
+        self.auth = False                          # somebody may log in
+        self.actions: dict[tuple[str, ...], str] = {}  # the names of those that were made, by what they say
+        self.taken = {*draft.actions}
+
+
+class Deferred(NamedTuple):
+    """A rewritten statement that can only be understood once all of the files are known.
+
+    place: how many of its kind stand before it.  write: its statements, and notes for the administrator."""
+
+    place: int
+    first: Token
+    last: Token
+    write: Callable[[Facts], tuple[list[tuple[Said, ...]], list[str]]]
 
 
 class Listen:
@@ -97,6 +138,13 @@ class Draft:
         self.references: list[Reference] = []
         self.files: dict[tuple[str, str], FileUse] = {}  # by kind (cert, key, ca) and the name of its pki or ca
         self.not_in_effect: list[tuple[Position, str]] = []
+        self.included: list[File] = []
+        self.to_quote: list[Token] = []             # words that are reserved now and were not before 6.4
+        self.rewritten: list[Rewritten] = []
+        self.pki_cas: set[str] = set()              # those with a ca of their own, in the language before 5.7
+        self.tags_of_interfaces: set[str] = set()   # what a rule before 5.3 said after "on"
+        self.deferred_listens: list[Deferred] = []
+        self.deferred_rules: list[Deferred] = []
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
         self._dynamic = 0

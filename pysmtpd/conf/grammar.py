@@ -20,6 +20,8 @@ from pysmtpd.conf import (
     grammar_match,
     grammar_table,
 )
+from pysmtpd.conf.classic import STATEMENTS as CLASSIC
+from pysmtpd.conf.classic import production
 from pysmtpd.conf.config import Ca, Pki, Secret
 from pysmtpd.conf.diagnostic import Refused, about, closest, shown
 from pysmtpd.conf.draft import FileUse
@@ -27,7 +29,7 @@ from pysmtpd.conf.lexer import File, Kind, Token
 from pysmtpd.conf.parser import Parser
 from pysmtpd.conf.text import decode
 from pysmtpd.conf.values import delay, host_name, size
-from pysmtpd.conf.words import CLASSIC, RESERVED
+from pysmtpd.conf.words import CLASSIC_RESERVED, RESERVED
 
 INCLUDES_MAX = 16                  # files inside each other
 NUMBER_MAX = 2**31 - 1
@@ -41,7 +43,10 @@ def statement(p: Parser) -> None:
         p.string("a directive or a macro definition")
     p.advance()
     if p.token.is_mark("="):
+        p.reserved = CLASSIC_RESERVED if p.classic else p.reserved
         macro(p, token)
+    elif token.kind is Kind.WORD and (read := production(p, token)) is not None:
+        read(p, token)
     elif token.kind is Kind.WORD and token.text in STATEMENTS:
         p.later(token.text, token)
         STATEMENTS[token.text](p, token)
@@ -50,12 +55,10 @@ def statement(p: Parser) -> None:
 
 
 def _unknown(p: Parser, token: Token) -> NoReturn:
-    """A line that begins with a word of no language, or of yesterday's."""
-    if token.text in CLASSIC and token.kind is Kind.WORD:
-        p.refuse(token, f"{shown(token.text)} is a word of smtpd.conf before 6.4", f"it is now: {CLASSIC[token.text]}")
-    if token.text in STATEMENTS:
+    """A line that begins with a word of no language."""
+    if token.text in STATEMENTS or token.text in CLASSIC:
         p.refuse(token, f"a directive is written without quotes: {token.text}")
-    near = closest(token.text, STATEMENTS)
+    near = closest(token.text, [*STATEMENTS, *CLASSIC] if p.classic else STATEMENTS)
     meant = f', did you mean "{near}"?' if near else ""
     p.refuse(token, f"unknown directive {shown(token.text)}{meant}",
              "expected a directive (listen, action, match, table ...) or name = value")
@@ -70,8 +73,10 @@ def macro(p: Parser, name: Token) -> None:
     p.end()
     if name.text not in p.fixed:
         p.macros[name.text] = value.text
-    if name.kind is Kind.WORD and name.text in RESERVED:
+    if name.kind is Kind.WORD and name.text in p.reserved:
         p.refuse(name, f'{name.text} is a reserved word; a macro of that name is written "{name.text}" = ...')
+    elif name.kind is Kind.WORD and name.text in RESERVED:
+        p.draft.to_quote.append(name)
 
 
 def include(p: Parser, _word: Token) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pysmtpd.conf import grammar, lint
+from pysmtpd.conf import classic, grammar, lint
 from pysmtpd.conf.check import Check
 from pysmtpd.conf.config import Config, Position
 from pysmtpd.conf.diagnostic import Diagnostic, about, did_you_mean
@@ -50,16 +50,12 @@ def load(
 
     macros: those of -D, which the file cannot change.  unprivileged_user: the one user of a daemon without root."""
     draft = Draft()
-    try:
-        data = source.read(path)
-    except OSError as error:
-        return _failed(draft, path, f"{error.strerror}")
-    text, trouble = decode(data, path)
-    if trouble:
-        return _failed(draft, path, trouble)
-    file = File(path, text)
+    file = open_file(path, source, draft)
+    if file is None:
+        return Loaded(None, draft)
     parser = Parser(source, macros or {}, draft)
     parser.read(file, grammar.statement)
+    classic.finish(parser)
     if not draft.rules and not draft.errors:
         draft.errors.append(_whole(path, "no rules, nothing to do",
                                    'every message would be refused; write a match, such as: '
@@ -78,9 +74,18 @@ def load(
     return Loaded(config, draft)
 
 
-def _failed(draft: Draft, path: str, message: str) -> Loaded:
-    draft.errors.append(_whole(path, message))
-    return Loaded(None, draft)
+def open_file(path: str, source: Source, draft: Draft) -> File | None:
+    """The file with this name; why there is none goes to the errors of the draft."""
+    try:
+        data = source.read(path)
+    except OSError as error:
+        text, trouble = "", f"{error.strerror}"
+    else:
+        text, trouble = decode(data, path)
+    if trouble:
+        draft.errors.append(_whole(path, trouble))
+        return None
+    return File(path, text)
 
 
 def _whole(path: str, message: str, *notes: str) -> Diagnostic:
@@ -96,5 +101,6 @@ def _unused_macros(parser: Parser, path: str) -> Iterator[Diagnostic]:
 
 def _sort(found: list[Diagnostic]) -> None:
     """Into the order of the text, files in the order in which they were met."""
+    found[:] = dict.fromkeys(found)    # a rule of yesterday's may be read as two
     files = list(dict.fromkeys(one.at.file for one in found))
     found.sort(key=lambda one: (files.index(one.at.file), one.at.line, one.at.column))

@@ -17,9 +17,13 @@ from pysmtpd.conf.draft import Draft, Reference
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.lexer import File, Kind, Scanner, Token, scan_macro
 from pysmtpd.conf.source import Source
-from pysmtpd.conf.words import CLASSIC_INSIDE, RESERVED
+from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 
 ERRORS_MAX = 50
+# What tells that a file is in the language before 6.4: a rule of it at the beginning of a line.
+_CLASSIC = re.compile(
+    r"^[ \t]*(?:accept|reject)[ \t]+(?:\\\n[ \t]*)?"
+    r"(?:!|(?:from|for|on|tagged|authenticated|sender|recipient|alias|virtual|deliver|relay)\b)", re.MULTILINE)
 _DOLLAR = re.compile(r"\$([A-Za-z0-9_]+)")
 T = TypeVar("T")
 Value = TypeVar("Value")
@@ -34,18 +38,26 @@ class Parser:
         self.macros: dict[str, str] = dict(macros)
         self.fixed = frozenset(macros)         # by -D: a file does not change them
         self.used: set[str] = set()
+        self.classic = False                   # a file was found to be in the language before 6.4
+        self.replaying = False                 # this statement was written by conf/classic*.py
+        self.reserved = RESERVED               # in this statement
         self.token = Token(Kind.END, "", File("", ""), 0, 0)
         self._before: Token | None = None
         self._scanner = Scanner(self.token.file)
         self._pending: deque[Token] = deque()
         self._want: list[str] = []
         self._wants_string = False
+        self._statement: Callable[[Parser], None] = Parser.end
         self._braces: list[Token] = []         # those that are open in this statement
 
     # files and statements
 
     def read(self, file: File, statement: Callable[["Parser"], None]) -> None:
         """All statements of a file."""
+        self._statement = statement
+        if file.included is not None:
+            self.draft.included.append(file)
+        self.classic = self.classic or _CLASSIC.search(file.text) is not None
         kept = self.token, self._before, self._scanner, self._pending
         self._scanner, self._pending = Scanner(file), deque()
         self.advance()
@@ -55,8 +67,21 @@ class Parser:
             self._warn_comment(file, at)
         self.token, self._before, self._scanner, self._pending = kept
 
+    def replay(self, tokens: list[Token]) -> None:
+        """One statement that these tokens make, where they stand now."""
+        kept = self.token, self._before, self._scanner, self._pending, self.reserved
+        last = tokens[-1]
+        self._scanner = Scanner(File(last.file.name, ""))
+        self._pending = deque([*tokens, Token(Kind.NEWLINE, "", last.file, last.end, last.end)])
+        self.advance()
+        self.replaying = True
+        self._one(self._statement)
+        self.replaying = False
+        self.token, self._before, self._scanner, self._pending, self.reserved = kept
+
     def _one(self, statement: Callable[["Parser"], None]) -> None:
         self._braces.clear()
+        self.reserved = RESERVED
         try:
             if self.token.kind is not Kind.NEWLINE:
                 statement(self)
@@ -87,7 +112,8 @@ class Parser:
 
     def _begins_statement(self) -> bool:
         """Whether a line inside of braces looks as if they had been closed."""
-        return self.token.kind is Kind.WORD and self.token.text in RESERVED
+        text = self.token.text
+        return self.token.kind is Kind.WORD and (text in RESERVED or (self.classic and text in CLASSIC_STATEMENTS))
 
     def _warn_dollar(self, token: Token) -> None:
         """A macro is only replaced where a word begins."""
@@ -126,6 +152,14 @@ class Parser:
             if token.kind is not Kind.MACRO:
                 return token
             self._expand(token)
+
+    def rest_of_line(self) -> list[Token]:
+        """What follows in this line, from the current token on; it is read again."""
+        tokens = [self.token]
+        while tokens[-1].kind not in (Kind.NEWLINE, Kind.END):
+            tokens.append(self._next())
+        self._pending.extendleft(reversed(tokens[1:]))
+        return tokens
 
     def _expand(self, token: Token) -> None:
         """Put the text of a macro in the place of its name."""
@@ -180,12 +214,14 @@ class Parser:
     def at_string(self) -> bool:
         """Whether a string stands here: quoted, or a word that is not reserved."""
         kind = self.token.kind
-        return kind is Kind.QUOTED or (kind is Kind.WORD and self.token.text not in RESERVED)
+        return kind is Kind.QUOTED or (kind is Kind.WORD and self.token.text not in self.reserved)
 
     def string(self, what: str) -> Token:
         """A string; ``what`` tells an error what it would have been."""
         if self.at_string:
             self._warn_dollar(self.token)
+            if self.token.kind is Kind.WORD and self.token.text in RESERVED:
+                self.draft.to_quote.append(self.token)
             return self.advance()
         self._want.append(what)
         self._wants_string = True
@@ -247,6 +283,11 @@ class Parser:
         """A declaration of this name begins: whatever becomes of it, it is not missing."""
         self.draft.mentioned.add((kind, name))
 
+    @property
+    def last(self) -> Token:
+        """The token before the current one."""
+        return self._before or self.token
+
     def new_lines(self) -> None:
         """Line ends, which mean nothing between braces."""
         while self.token.kind is Kind.NEWLINE:
@@ -281,9 +322,9 @@ class Parser:
     def _hints(self, token: Token) -> list[str]:
         notes = []
         strings = self._wants_string
-        if token.kind is Kind.WORD and token.text in RESERVED and strings:
+        if token.kind is Kind.WORD and token.text in self.reserved and strings:
             notes.append(f'{token.text} is a reserved word; as a name or value it must be quoted: "{token.text}"')
-        if token.kind is Kind.WORD and token.text in CLASSIC_INSIDE:
+        if token.kind is Kind.WORD and token.text in CLASSIC_INSIDE and self.reserved is RESERVED:
             notes.append(f"{token.text} is a word of smtpd.conf before 6.4; it is now: {CLASSIC_INSIDE[token.text]}")
         if token.kind is Kind.NUMBER and strings:
             notes.append(f'a number must be quoted here: "{token.text}"')

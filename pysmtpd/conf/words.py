@@ -17,18 +17,22 @@ RESERVED = frozenset({
     "verify", "virtual", "warn-interval", "wrapper",
 })
 
-# The first words of statements that OpenSMTPD had before 6.4, and what says the same now.
-CLASSIC: dict[str, str] = {
-    "accept": "match ... action",
-    "reject": "match ... reject",
-    "expire": "queue ttl",
-    "bounce-warn": "bounce warn-interval",
-    "max-message-size": "smtp max-message-size",
-    "limit": "mta limit, smtp limit, scheduler limit or mda limit",
-    "subaddressing-delimiter": "smtp sub-addr-delim",
-    "enqueue": "action",
-    "map": "table",
-}
+# The first words of statements that only the language before 6.4 has; conf/classic.py reads them.
+CLASSIC_STATEMENTS = frozenset({
+    "accept", "bounce-warn", "ciphers", "curve", "enqueuer", "expire", "hostname", "limit", "map", "max-message-size",
+    "max-mta-deferred", "reject", "size", "subaddressing-delimiter",
+})
+# What was reserved in 6.0, and not only by some versions before.
+CLASSIC_RESERVED = frozenset({
+    "accept", "alias", "any", "as", "auth", "auth-optional", "authenticated", "backup", "bounce-warn", "ca",
+    "certificate", "ciphers", "compression", "deliver", "dhe", "domain", "encryption", "expire", "filter",
+    "for", "forward-only", "from", "hostname", "hostnames", "include", "inet4", "inet6", "key", "limit", "listen",
+    "lmtp", "local", "maildir", "mask-source", "masquerade", "max-message-size", "max-mta-deferred", "mbox", "mda",
+    "mta", "no-dsn", "on", "pki", "port", "queue", "rcpt-to", "received-auth", "recipient", "reject", "relay",
+    "scheduler", "sender", "senders", "session", "smtps", "socket", "source",
+    "subaddressing-delimiter", "table", "tag", "tagged", "tls", "tls-require", "to", "userbase", "verify", "via",
+    "virtual",
+})
 # Words that stood inside statements then.
 CLASSIC_INSIDE: dict[str, str] = {
     "certificate": "cert",

@@ -1,8 +1,8 @@
 """What is reserved, and what is said to be in effect, agree with the grammar."""
 
-from pysmtpd.conf import grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
+from pysmtpd.conf import classic, grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
 from pysmtpd.conf.effect import NOT_IN_EFFECT
-from pysmtpd.conf.words import CLASSIC, CLASSIC_INSIDE, RESERVED
+from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 from tests.conf import test_valid
 
 OURS = {"resolver", "test"}
@@ -37,7 +37,8 @@ def test_there_are_101_reserved_words() -> None:
 
 
 def test_yesterdays_words_are_not_todays() -> None:
-    assert not CLASSIC.keys() & grammar.STATEMENTS.keys()
+    assert not CLASSIC_STATEMENTS & grammar.STATEMENTS.keys()
+    assert classic.STATEMENTS.keys() == CLASSIC_STATEMENTS
     todays = {*grammar_listen.LISTEN_OPTIONS, *grammar_action.LOCAL_OPTIONS, *grammar_action.RELAY_OPTIONS}
     assert not CLASSIC_INSIDE.keys() & todays
 
