@@ -191,8 +191,9 @@ def path_of(name: str) -> Path:
 
 def test_smtpctl_needs_nothing_of_the_daemon() -> None:
     allowed = COMMON | {"session"}
+    offline = {"config.py": {"conf", "privsep.source"}}    # reads smtpd.conf itself, as its caller
     wrong = {f"{path.name}: {name}" for path in (ROOT / "smtpctl").rglob("*.py")
-             for name in ours(path) if not covered(name, allowed)}
+             for name in ours(path) if not covered(name, allowed | offline.get(path.name, set()))}
     assert sorted(wrong) == []
 
 

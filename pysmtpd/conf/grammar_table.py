@@ -16,7 +16,7 @@ def table_statement(p: Parser, word: Token) -> None:
     name = p.string("the name of the table")
     p.declares("table", name.text)
     if p.at_string:
-        made = _outside(p, name, p.advance())
+        made = _outside(p, name, p.string("a path"))
     else:
         if not p.mark("{"):
             p.word("a path", "backend:path")

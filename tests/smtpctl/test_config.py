@@ -12,8 +12,8 @@ def test_migrate_prints_the_file_in_todays_language(tmp_path: Path, capfdbinary:
     path.write_bytes(b"# \xe9\nlisten on lo mask-source\naccept for any relay # all\n")
     assert program.run("smtpctl", ["config", "migrate", str(path)]) == 0
     out, err = capfdbinary.readouterr()
-    assert out.split(b"\n") == [
-        b"# \xe9", b"listen on lo mask-src", b'action "relay" relay', b'match from local for any action "relay" # all', b""]
+    assert out.splitlines() == [
+        b"# \xe9", b"listen on lo mask-src", b'action "relay" relay', b'match from local for any action "relay" # all']
     assert err == b""
 
 
