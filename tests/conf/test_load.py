@@ -166,7 +166,7 @@ def test_300_lines_are_read_in_100_ms() -> None:
     assert text.count("\n") > 300
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         assert read(text).errors == []
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.1
