@@ -10,6 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -24,11 +25,13 @@ from pysmtpd.base.trace import Trace
 from pysmtpd.imsg import ImsgError, Message
 from pysmtpd.lookup import mx, rdns, resolver, services
 from pysmtpd.lookup.build import bad_patterns, build_tables
-from pysmtpd.lookup.expand import TEMPORARY, Expanded, Expander, explain
+from pysmtpd.lookup.expand import Expander, explain
 from pysmtpd.lookup.facts import UNKNOWN
+from pysmtpd.lookup.forward import Includes
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
 from pysmtpd.lookup.memo import Memo, Pending
+from pysmtpd.lookup.node import TEMPORARY, Expanded
 from pysmtpd.lookup.records import Status, is_hostname
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import TableError
@@ -52,6 +55,7 @@ from pysmtpd.privsep.process import Process, handles
 NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-ups together
 NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
 NAMES_MAX = 10_000
+READERS = 4                        # threads that read :include: files
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
@@ -111,7 +115,8 @@ class Lka(Process):
         for warning in bad_patterns(self.config, self.tables):
             self.log(warning, Level.ERR)
         self.ruleset = Ruleset(self.config.rules, self.tables)
-        self.expander = Expander(self.config, self.ruleset, self.tables)
+        includes = Includes(ThreadPoolExecutor(READERS, "include"))
+        self.expander = Expander(self.config, self.ruleset, self.tables, includes=includes)
         self._key = self.random.randbytes(KEY_SIZE)
         self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
@@ -128,10 +133,7 @@ class Lka(Process):
     def expand_rcpt(self, peer: Peer, message: ExpandRcpt) -> None:
         if self.traces != self._traced:
             self._retrace()
-
-        def step(memo: Memo) -> Expanded:
-            return self.expander.expand(message.envelope, tls=message.tls, local=message.local, memo=memo)
-
+        step = self.expander.expansion(message.envelope, tls=message.tls, local=message.local).run
         memo = Memo()
         try:
             expanded = memo.run(step)
@@ -155,6 +157,8 @@ class Lka(Process):
     def _send_expanded(self, peer: Peer, message: ExpandRcpt, expanded: Expanded) -> None:
         if self._traced:
             self._trace_expansion(expanded)
+        for problem in expanded.problems:
+            self.log(f"warn: lka: {problem}", Level.ERR)
         try:
             for frame in frames(message.reqid, message.envelope.evpid, expanded, self.seal):
                 peer.send(frame)

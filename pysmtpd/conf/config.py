@@ -13,6 +13,8 @@ import msgspec
 from pysmtpd.base.procs import PROCS, Proc
 from pysmtpd.base.struct import Frozen, Wire
 
+ALIAS_USER = "nobody"              # as whom commands and files of aliases are run and written
+
 
 class Secret(Wire):
     """A value that is never shown."""

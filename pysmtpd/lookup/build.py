@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from pysmtpd.conf.config import Config
 from pysmtpd.conf.config import Table as TableConf
-from pysmtpd.lookup.expand import GETPWNAM
 from pysmtpd.lookup.table import AnyTable, TableError, Tables
 from pysmtpd.lookup.table_file import FileTable
 from pysmtpd.lookup.table_getpwnam import GetpwnamTable, Passwd
 from pysmtpd.lookup.table_static import StaticTable, UnknownTable
+from pysmtpd.lookup.userinfo import GETPWNAM
 
 
 def build_tables(config: Config, clock: Callable[[], float] = time.monotonic, *, strict: bool = True) -> Tables:

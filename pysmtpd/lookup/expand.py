@@ -1,187 +1,389 @@
 """From a recipient to its envelopes.
 
-An expansion is a tree: its root is the address of RCPT, and each node is replaced by what the rules and tables make
-of it, breadth first, until only deliveries are left.  Every node remembers why it is there, so that the tree is its
-own explanation.  One node that fails refuses the recipient.
+An expansion is a tree: its root is the address of RCPT, and each node is replaced by what rules, aliases, virtual users
+and .forward files make of it, breadth first, until only deliveries are left.  What a node becomes is a function of the
+node and of what slow tables and files answered (lookup.memo), so that a step is simply run again when it lacked an
+answer.  What fails for now refuses the recipient; a member of a list that fails for good leaves the others alone.
 """
 
-import enum
-from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pysmtpd.base.envelope import Agent, Envelope
+from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.base.format import ADDRESSES, REPLY, ExpandError, Values, fill
 from pysmtpd.base.format import parse as parse_format
 from pysmtpd.base.mailaddr import MailAddr, split_tag
 from pysmtpd.base.reply import REPLY_MAX
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
-from pysmtpd.conf.config import Action, Config, Method, Rule
+from pysmtpd.conf.config import ALIAS_USER, Action, Config, Method
+from pysmtpd.lookup import forward, members
 from pysmtpd.lookup.facts import Facts
-from pysmtpd.lookup.memo import Memo
+from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Status, User
+from pysmtpd.lookup.match import tagged
+from pysmtpd.lookup.members import Kind, Members
+from pysmtpd.lookup.memo import Asked, Memo, Pending
+from pysmtpd.lookup.node import (
+    EXPANSION_PERM,
+    EXPANSION_TEMP,
+    INVALID_RECIPIENT,
+    NOT_THIS_USER,
+    TEMPORARY,
+    Expanded,
+    Node,
+    Origin,
+    Refusal,
+)
 from pysmtpd.lookup.ruleset import Decision, Ruleset
 from pysmtpd.lookup.table import Service, TableError, Tables
+from pysmtpd.lookup.userinfo import GETPWNAM, UserInfo, userinfo
 
 DEPTH_MAX = 10
-
-INVALID_RECIPIENT = "550 Invalid recipient"
-NOT_THIS_USER = "550 5.7.1 Delivery not authorized"
-TEMPORARY = "451 Temporary failure"
-EXPANSION_PERM = "524 5.2.4 Mailing list expansion problem"
-EXPANSION_TEMP = "424 4.2.4 Mailing list expansion problem"
-
-GETPWNAM = "<getpwnam>"
-WHY_MAX = 1024
+NODES_MAX = 20_000                 # of one recipient
+ASK_MAX = 500                      # questions of one recipient at the same time
+OWNERS_TOLD_MAX = 50               # bad members of one recipient that owners of lists are told of
+WHY_MAX = 1024                     # octets
+BAD_MEMBER_ESC = "5.1.1"
 
 
-class Kind(enum.Enum):
-    """What a node stands for."""
+class Step(NamedTuple):
+    """What a node becomes."""
 
-    ADDRESS = "address"
-    USERNAME = "user"
-
-
-class Node:
-    """One step of an expansion."""
-
-    __slots__ = ("action", "address", "children", "decision", "depth", "envelope", "error", "kind", "name", "parent",
-                 "rule")
-
-    def __init__(self, kind: Kind, name: str, address: MailAddr, parent: "Node | None") -> None:
-        """name: of the user; address: the nearest address above, or this one."""
-        self.kind = kind
-        self.name = name
-        self.address = address
-        self.parent = parent
-        self.depth: int = parent.depth + 1 if parent is not None else 0
-        self.children: list[Node] = []
-        self.rule: Rule | None = parent.rule if parent is not None else None
-        self.action: Action | None = parent.action if parent is not None else None
-        self.decision: Decision | None = None
-        self.envelope: Envelope | None = None
-        self.error = ""
-
-
-class Refusal(Exception):
-    """Why a recipient is not accepted: the reply, and the reason for the log.
-
-    whole: the reply is the administrator's, and the recipient is not put behind it."""
-
-    def __init__(self, reply: str, why: str, *, whole: bool = False) -> None:
-        super().__init__(reply)
-        self.reply = reply
-        self.why = why
-        self.whole = whole
-
-
-class Expanded(NamedTuple):
-    """The end of an expansion: envelopes, or a reply that refuses the recipient; whole: it is not named behind it."""
-
-    envelopes: list[Envelope]
-    reply: str
-    why: str
-    root: Node
-    whole: bool = False
+    children: list[Node] = []
+    envelope: Envelope | None = None
 
 
 class Expander:
     """Expands recipients under one configuration."""
 
-    def __init__(self, config: Config, ruleset: Ruleset, tables: Tables) -> None:
-        self._actions: Mapping[str, Action] = config.actions
-        self._ruleset = ruleset
-        self._tables = tables
-        self._delimiter = config.sub_addr_delim
-        self._queue_ttl = config.queue_ttl
-        self._only_user = config.user
+    def __init__(self, config: Config, ruleset: Ruleset, tables: Tables,
+                 forwards: Asked[User, Forward] | None = None,
+                 includes: Asked[str, Included] | None = None) -> None:
+        self.actions: Mapping[str, Action] = config.actions
+        self.ruleset = ruleset
+        self.tables = tables
+        self.forwards = forwards
+        self.includes = includes
+        self.delimiter = config.sub_addr_delim
+        self.queue_ttl = config.queue_ttl
+        self.only_user = config.user
+
+    def expansion(self, envelope: Envelope, *, tls: bool, local: bool) -> "Expansion":
+        """Of a recipient (envelope.dest); all else in envelope is copied to its envelopes."""
+        return Expansion(self, envelope, tls=tls, local=local)
 
     def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:
-        """The envelopes of a recipient (envelope.dest), which all else in envelope is copied to.
+        """Expand at once.  Raises Pending when something slow has to be asked first."""
+        return self.expansion(envelope, tls=tls, local=local).run(memo if memo is not None else Memo())
 
-        Raises Pending when a slow table has to be asked first."""
-        memo = memo if memo is not None else Memo()
-        root = Node(Kind.ADDRESS, "", envelope.dest, None)
-        work = deque([root])
-        envelopes: list[Envelope] = []
-        while work:
-            node = work.popleft()
+
+class Expansion:
+    """One recipient on its way."""
+
+    def __init__(self, expander: Expander, envelope: Envelope, *, tls: bool, local: bool) -> None:
+        self._x = expander
+        self._envelope = envelope
+        self._tls = tls
+        self._local = local
+        self._root = Node(Kind.ADDRESS, str(envelope.dest), envelope.dest, None)
+        self._level = [self._root]
+        self._steps: dict[Node, Step | Refusal] = {}
+        self._seen = {self._root.identity}
+        self._nodes = 1
+        self._envelopes: dict[tuple[object, ...], Envelope] = {}
+        self._failed: list[tuple[Node, Refusal]] = []
+        self._loop = ""
+
+    def run(self, memo: Memo) -> Expanded:
+        """Go as far as the answers lead.  Raises Pending; run it again with those answers in memo."""
+        try:
+            while self._level:
+                self._run_level(memo)
+            return self._end(memo)
+        except Refusal as refusal:
+            return Expanded([], refusal.reply, line_of(refusal.why.encode(), WHY_MAX), self._root,
+                            refusal.whole)
+
+    def _run_level(self, memo: Memo) -> None:
+        wanted: list[tuple[Asked[object, object], object]] = []
+        for node in self._level:
+            if node in self._steps:
+                continue
             try:
-                self._step(node, envelope, tls, local, memo)
+                self._steps[node] = self._step(node, memo)
+            except Pending as pending:
+                wanted += pending.wanted
+                if len(wanted) >= ASK_MAX:
+                    break
             except Refusal as refusal:
-                node.error = line_of(refusal.why.encode(), WHY_MAX)
-                return Expanded([], refusal.reply, node.error, root, refusal.whole)
-            if node.envelope is not None:
-                envelopes.append(node.envelope)
-            work.extend(node.children)
-        return Expanded(envelopes, "", "", root)
+                self._steps[node] = refusal
+        if wanted:
+            raise Pending(wanted)
+        done, self._level = self._level, []
+        for node in done:
+            self._apply(node, self._steps.pop(node))
 
-    def _step(self, node: Node, envelope: Envelope, tls: bool, local: bool, memo: Memo) -> None:
-        """Replace a node by its children or its envelope."""
+    def _apply(self, node: Node, step: Step | Refusal) -> None:
+        if isinstance(step, Refusal):
+            node.error = line_of(step.why.encode(), WHY_MAX)
+            if not step.alone:
+                raise step
+            self._failed.append((node, step))
+            return
+        if step.envelope is not None:
+            self._deliver(node, step.envelope)
+        for child in step.children:
+            node.children.append(child)
+            self._nodes += 1
+            if self._nodes > NODES_MAX:
+                raise Refusal(EXPANSION_TEMP, f"more than {NODES_MAX} members")
+            identity = child.identity
+            if identity not in self._seen:
+                self._seen.add(identity)
+                self._level.append(child)
+            elif node.leads_to(identity):
+                child.note = "loop: it led here itself"
+                self._loop = f"loop: {child.kind.value} {child.name} leads to itself"
+            else:
+                child.note = "duplicate"
+
+    def _deliver(self, node: Node, envelope: Envelope) -> None:
+        dest = envelope.dest
+        key = (envelope.agent, envelope.action, envelope.user, envelope.command, dest.user, dest.domain.lower())
+        if key in self._envelopes:
+            node.note = "duplicate"
+            return
+        self._envelopes[key] = node.envelope = envelope
+
+    def _end(self, memo: Memo) -> Expanded:
+        envelopes = list(self._envelopes.values())
+        if not envelopes:
+            if self._failed:
+                raise self._failed[0][1]
+            raise Refusal(EXPANSION_PERM, self._loop or "expanded to nothing")
+        problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}" for node, _ in self._failed)
+        bounces = self._tell_owners(memo) if self._failed else []
+        return Expanded(envelopes + bounces, "", "", self._root, False, problems)
+
+    def _tell_owners(self, memo: Memo) -> list[Envelope]:
+        """Bounces to the owners of lists about members that nothing could be delivered to.  Nobody is told of mail
+        that was a bounce itself."""
+        if self._envelope.sender.is_null:
+            return []
+        return [self._bounce(owner, node) for node, _ in self._failed[:OWNERS_TOLD_MAX]
+                if (owner := self._owner(node, memo)) is not None]
+
+    def _owner(self, node: Node, memo: Memo) -> MailAddr | None:
+        """owner-NAME of the list NAME that a node is a member of, when the same table has it."""
+        listed: Node | None = node
+        while listed is not None and (listed.origin is None or not listed.origin.table):
+            listed = listed.parent
+        if listed is None or listed.origin is None:
+            return None
+        table, key, _ = listed.origin
+        name, _, domain = key.rpartition("@") if "@" in key else (key, "", "")
+        if not name or name.startswith("owner-"):
+            return None
+        keys = [f"owner-{name}@{domain}", f"owner-{name}"] if domain else [f"owner-{name}"]
+        try:
+            found = self._x.tables.first(table, Service.ALIAS, keys, memo)
+            return MailAddr(f"owner-{name}", domain or listed.address.domain) if found is not None else None
+        except (TableError, ValueError):
+            return None
+
+    def _bounce(self, owner: MailAddr, node: Node) -> Envelope:
+        dest = node.address if node.kind is Kind.ADDRESS else self._root.address
+        return replace(self._envelope, agent=Agent.BOUNCE, bounce=BounceKind.FAILED, sender=owner, dest=dest, user="",
+                       command="", action=node.action.name if node.action is not None else "", notify=0,
+                       ttl=self._x.queue_ttl, esc=BAD_MEMBER_ESC,
+                       errorline=line_of(f"member {node.name} of a list: {node.error}".encode(), WHY_MAX))
+
+    # what a node becomes
+
+    def _step(self, node: Node, memo: Memo) -> Step:
+        """Raises Pending or Refusal."""
         if node.depth >= DEPTH_MAX:
-            raise Refusal(EXPANSION_PERM, "expanded too deep")
+            raise Refusal(EXPANSION_PERM, "expanded too deep", alone=True)
         if node.kind is Kind.ADDRESS:
-            self._address(node, envelope, tls, local, memo)
-        else:
-            self._username(node, envelope, memo)
+            return self._address(node, memo)
+        if node.kind is Kind.USERNAME:
+            return self._username(node, memo)
+        if node.kind is Kind.INCLUDE:
+            return self._include(node, memo)
+        if node.kind is Kind.BAD:
+            raise Refusal(EXPANSION_TEMP, node.error or node.name, alone=True)
+        assert node.action is not None
+        if node.action.method is Method.FORWARD_ONLY:
+            raise Refusal(TEMPORARY, f"action {node.action.name} is forward-only, and has a {node.kind.value}")
+        if node.kind is Kind.ERROR:
+            raise Refusal(line_of(node.name.encode(), WHY_MAX), f"refused by an error: {node.name}")
+        return self._program(node, node.action)
 
-    def _address(self, node: Node, envelope: Envelope, tls: bool, local: bool, memo: Memo) -> None:
+    def _address(self, node: Node, memo: Memo) -> Step:
         internal = node.parent is not None
-        if internal:
-            envelope = replace(envelope, dest=node.address)
-        facts = Facts(envelope, tls=tls, local=local, internal=internal, memo=memo)
-        decision = node.decision = self._ruleset.evaluate(facts)
+        envelope = replace(self._envelope, dest=node.address) if internal else self._envelope
+        facts = Facts(envelope, tls=self._tls, local=self._local, internal=internal, memo=memo)
+        decision = node.decision = self._x.ruleset.evaluate(facts)
         action = node.action = self._action(decision, envelope)
         node.rule = decision.rule
         if action.is_relay:
-            node.envelope = self._envelope(node, envelope, action, Agent.MTA, "")
-        else:
-            node.children.append(Node(Kind.USERNAME, node.address.user.lower(), node.address, node))
+            return Step(envelope=self._envelope_of(node, action, Agent.MTA, ""))
+        if not action.virtual:
+            return Step([Node(Kind.USERNAME, node.address.user.lower(), node.address, node)])
+        children = self._from_table(node, action.virtual, self._virtual_keys(node.address), memo)
+        if children is None:
+            raise Refusal(EXPANSION_PERM, f"{node.address} is not in {action.virtual}", alone=True)
+        return Step(children)
+
+    def _virtual_keys(self, address: MailAddr) -> list[str]:
+        """``user+tag@dom``, ``user@dom``, ``user+tag``, ``user``, ``@dom``, ``@``."""
+        names, domain = tagged(address.user.lower(), self._x.delimiter), address.domain.lower()
+        keys = [f"{name}@{domain}" for name in names] + list(names)
+        return [*keys, f"@{domain}", "@"] if domain else keys
 
     def _action(self, decision: Decision, envelope: Envelope) -> Action:
         rule = decision.rule
         if decision.error:
             raise Refusal(TEMPORARY, decision.error)
         if rule is None:
-            raise Refusal(INVALID_RECIPIENT, "no rule matched")
+            raise Refusal(INVALID_RECIPIENT, "no rule matched", alone=True)
         if not rule.action:
             why = f"rejected by the rule at {rule.at}"
             if rule.reply:
-                raise Refusal(refusing_reply(rule.reply, envelope, self._delimiter), why, whole=True)
-            raise Refusal(INVALID_RECIPIENT, why)
-        action = self._actions.get(rule.action)
+                reply = refusing_reply(rule.reply, envelope, self._x.delimiter)
+                raise Refusal(reply, why, alone=not reply.startswith("4"), whole=True)
+            raise Refusal(INVALID_RECIPIENT, why, alone=True)
+        action = self._x.actions.get(rule.action)
         if action is None:
             raise Refusal(TEMPORARY, f"the rule at {rule.at} names no action: {rule.action}")
         return action
 
-    def _username(self, node: Node, envelope: Envelope, memo: Memo) -> None:
+    def _username(self, node: Node, memo: Memo) -> Step:
         action = node.action
         assert action is not None
-        user = split_tag(node.name, self._delimiter)[0]
-        self._check_user(user, action, memo)
-        if action.method is Method.FORWARD_ONLY:
-            raise Refusal(EXPANSION_TEMP, f"action {action.name} is forward-only, and {user} forwards nothing")
-        if action.method is Method.EXPAND_ONLY:
-            raise Refusal(EXPANSION_PERM, f"action {action.name} is expand-only, and {user} is a final user")
-        node.name = user
-        node.envelope = self._envelope(node, envelope, action, Agent.MDA, user)
+        if not node.same and not node.direct:
+            children = self._aliases(node, action, memo)
+            if children:
+                return Step(children)
+        user = split_tag(node.name, self._x.delimiter)[0]
+        info = self._user(user, action, memo)
+        node.uid = info.uid
+        if not self._forwards(node, user, action):
+            return self._final(node, user, action, "")
+        return self._forward(node, user, info, action, memo)
 
-    def _check_user(self, user: str, action: Action, memo: Memo) -> None:
+    def _aliases(self, node: Node, action: Action, memo: Memo) -> list[Node] | None:
+        if action.alias:
+            return self._from_table(node, action.alias, list(tagged(node.name, self._x.delimiter)), memo)
+        if action.virtual:
+            names = tagged(node.name, self._x.delimiter)
+            return self._from_table(node, action.virtual, [f"{name}@" for name in names] + list(names), memo)
+        return None
+
+    def _from_table(self, node: Node, table: str, keys: list[str], memo: Memo) -> list[Node] | None:
+        """What the first of these keys leads to; None when the table has none of them."""
+        try:
+            found = self._x.tables.first(table, Service.ALIAS, keys, memo)
+        except TableError as error:
+            raise Refusal(EXPANSION_TEMP, str(error)) from None
+        if found is None:
+            return None
+        key, value = found
+        return self._children(node, members.parse(value), Origin(table, key))
+
+    def _children(self, node: Node, read: Members, origin: Origin) -> list[Node]:
+        children: list[Node] = []
+        for member in read.good:
+            address = member.address if member.address is not None else node.address
+            children.append(Node(member.kind, member.text, address, node, direct=member.direct, origin=origin))
+        for bad in read.bad:
+            child = Node(Kind.BAD, bad.text[: members.SHOWN_MAX], node.address, node, origin=origin)
+            child.error = str(bad)
+            children.append(child)
+        return children
+
+    def _user(self, user: str, action: Action, memo: Memo) -> UserInfo:
         """There must be such a user; without root it must be ours, or the action must deliver as ours."""
         userbase = action.userbase or GETPWNAM
         try:
-            known = user != "" and self._tables.lookup(userbase, Service.USERINFO, user, memo) is not None
+            value = self._x.tables.lookup(userbase, Service.USERINFO, user, memo) if user else None
+            info = userinfo(value, userbase, user) if value is not None else None
         except TableError as error:
             raise Refusal(TEMPORARY, str(error)) from None
-        if not known:
-            raise Refusal(INVALID_RECIPIENT, f"no user {user or 'without a name'} in {userbase}")
-        if self._only_user and (action.user or user) != self._only_user:
-            raise Refusal(NOT_THIS_USER, f"the daemon runs without root, as {self._only_user}, and cannot deliver as "
-                                         f"{action.user or user}")
+        if info is None:
+            raise Refusal(INVALID_RECIPIENT, f"no user {user or 'without a name'} in {userbase}", alone=True)
+        return info
 
-    def _envelope(self, node: Node, envelope: Envelope, action: Action, agent: Agent, user: str) -> Envelope:
-        return replace(envelope, agent=agent, action=action.name, dest=node.address, user=user, command="",
-                       ttl=action.ttl or self._queue_ttl)
+    def _forwards(self, node: Node, user: str, action: Action) -> bool:
+        """Whether a user's .forward counts: not for who was named by it, nor where another user delivers."""
+        if node.direct or (node.same and node.parent is not None and node.parent.forwarded):
+            return False
+        return not action.user or action.user == user
+
+    def _forward(self, node: Node, user: str, info: UserInfo, action: Action, memo: Memo) -> Step:
+        if self._x.forwards is None or (self._x.only_user and user != self._x.only_user):
+            return self._final(node, user, action, "no .forward")
+        found = memo.recall(self._x.forwards, User(action.name, user, info.uid, info.gid, info.home))
+        path = f"{info.home}/.forward"
+        if found.status is Status.TEMPORARY:
+            raise Refusal(EXPANSION_TEMP, found.why)
+        if found.status is Status.REFUSED:
+            raise Refusal(EXPANSION_PERM, found.why, alone=True)
+        if found.status is Status.NONE:
+            return self._final(node, user, action, "no .forward")
+        if len(found.content) >= FORWARD_MAX:
+            raise Refusal(EXPANSION_TEMP, f"{path}: larger than {FORWARD_MAX - 1} octets")
+        read = forward.read_forward(found.content)
+        if read.bad:
+            raise Refusal(EXPANSION_TEMP, f"{path}: {read.bad[0]}")
+        if len(read.good) > FORWARD_NODES_MAX:
+            raise Refusal(EXPANSION_TEMP, f"{path}: more than {FORWARD_NODES_MAX} members")
+        if not read.good:
+            return self._final(node, user, action, "an empty .forward")
+        node.name = user
+        node.forwarded = True
+        return Step(self._children(node, read, Origin(path=path)))
+
+    def _final(self, node: Node, user: str, action: Action, forwards: str) -> Step:
+        """A delivery to a user, unless the action makes none."""
+        if action.method is Method.FORWARD_ONLY:
+            raise Refusal(EXPANSION_TEMP, f"action {action.name} is forward-only, and {user} has "
+                                          f"{forwards or 'forwarded to itself'}")
+        if action.method is Method.EXPAND_ONLY:
+            raise Refusal(EXPANSION_PERM, f"action {action.name} is expand-only, and {user} is a final user",
+                          alone=True)
+        self._check_ours(action.user or user)
+        node.name = user
+        return Step(envelope=self._envelope_of(node, action, Agent.MDA, user))
+
+    def _check_ours(self, user: str) -> None:
+        if self._x.only_user and user != self._x.only_user:
+            raise Refusal(NOT_THIS_USER, f"the daemon runs without root, as {self._x.only_user}, and cannot deliver "
+                                         f"as {user}", alone=True)
+
+    def _program(self, node: Node, action: Action) -> Step:
+        """A command or a file: run or written as whose .forward named it, else as a user without rights."""
+        parent = node.parent
+        assert parent is not None
+        if parent.uid == 0:
+            raise Refusal(TEMPORARY, f"a {node.kind.value} is not allowed in the .forward of root")
+        user = node.owner or self._x.only_user or ALIAS_USER
+        self._check_ours(action.user or user)
+        command = f"|{node.name}" if node.kind is Kind.COMMAND else node.name
+        return Step(envelope=self._envelope_of(node, action, Agent.MDA, user, command))
+
+    def _include(self, node: Node, memo: Memo) -> Step:
+        if self._x.includes is None:
+            raise Refusal(EXPANSION_TEMP, f"{node.name}: cannot be read here")
+        found = memo.recall(self._x.includes, node.name)
+        if found.why:
+            raise Refusal(EXPANSION_TEMP, found.why)
+        origin = node.origin or Origin()
+        return Step(self._children(node, forward.read_include(found.content), origin._replace(path=node.name)))
+
+    def _envelope_of(self, node: Node, action: Action, agent: Agent, user: str, command: str = "") -> Envelope:
+        return replace(self._envelope, agent=agent, action=action.name, dest=node.address, user=user, command=command,
+                       ttl=action.ttl or self._x.queue_ttl)
 
 
 def refusing_reply(text: str, envelope: Envelope, delimiter: str) -> str:
@@ -204,6 +406,8 @@ def explain(node: Node, ruleset: Ruleset, indent: str = "") -> list[str]:
         lines.append(f"{indent}  deliver by {node.envelope.agent.name.lower()}, action {node.envelope.action}")
     if node.error:
         lines.append(f"{indent}  refused: {node.error}")
+    if node.note:
+        lines.append(f"{indent}  {node.note}")
     for child in node.children:
         lines += explain(child, ruleset, indent + "  ")
     return lines

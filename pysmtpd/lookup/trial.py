@@ -11,9 +11,10 @@ from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Flag, Ret
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.conf.config import Config, Criterion, Expectation, Table
 from pysmtpd.lookup.build import build_tables
-from pysmtpd.lookup.expand import INVALID_RECIPIENT, refusing_reply
+from pysmtpd.lookup.expand import refusing_reply
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
 from pysmtpd.lookup.memo import Pending
+from pysmtpd.lookup.node import INVALID_RECIPIENT
 from pysmtpd.lookup.ruleset import Decision, Ruleset, describe, outcome
 from pysmtpd.session.path import parse_path
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pysmtpd.base.envelope import Agent
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.conf.config import Action, Method
-from pysmtpd.lookup.expand import Expanded, Expander, explain
+from pysmtpd.lookup.expand import Expander, explain
+from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Tables
 from tests.lookup.made import (

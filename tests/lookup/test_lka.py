@@ -21,8 +21,10 @@ from pysmtpd.conf.config import Action, Config, Method, Table
 from pysmtpd.imsg import Decoder, Encoder, Message
 from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
 from pysmtpd.lookup import mx, resolver
-from pysmtpd.lookup.expand import Expanded, Kind, Node
+from pysmtpd.lookup.expand import Expansion
 from pysmtpd.lookup.hosts import HostsFile
+from pysmtpd.lookup.members import Kind
+from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.messages import (
     ExpandRcpt,
     Fcrdns,
@@ -200,7 +202,7 @@ def test_an_envelope_that_fits_into_no_frame_is_refused(monkeypatch: pytest.Monk
     texts = dict.fromkeys(("helo", "hostname", "username", "tag", "smtpname", "source"), face * 255)
     wide = envelope("root@localhost", errorline=face * 1020, command=face * 1020, **texts)
     expanded = Expanded([wide], "", "", Node(Kind.ADDRESS, "", wide.dest, None))
-    monkeypatch.setattr(process.expander, "expand", lambda *_args, **_named: expanded)
+    monkeypatch.setattr(Expansion, "run", lambda _self, _memo: expanded)
     peer: Any = Asker(Proc.SMTP)
     process.expand_rcpt(peer, ExpandRcpt(7, envelope("root@localhost"), False, False))
     assert peer.answers == [RcptExpanded(7, b"", 0, "451 Temporary failure", "internal error")]
@@ -407,7 +409,10 @@ _IN_A_PROCESS_OF_ITS_OWN = """
 import asyncio, random, sys, time
 from pysmtpd.lka import Lka
 from pysmtpd.lookup import mx, rdns, resolver
+from pysmtpd.lookup.expand import Expansion
 from pysmtpd.lookup.hosts import HostsFile
+from pysmtpd.lookup.members import Kind
+from pysmtpd.lookup.node import Expanded, Node
 
 async def work(asking, names):
     return [(await mx.resolve_domain(asking, name, random.shuffle)).status.name for name in names] + [
