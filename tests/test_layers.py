@@ -33,6 +33,7 @@ PARTS: dict[str, set[str]] = {
 # The real form of conf's Source lives in privsep, and so depends on the protocol that it fills.
 ALSO: dict[str, set[str]] = {
     "privsep/source.py": {"conf"},
+    "privsep/certificate.py": {"conf.source"},
     "privsep/reexec.py": set(),
     "deliver/worker.py": {"privsep.jail"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.

@@ -8,6 +8,7 @@ from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
 from pysmtpd.conf.draft import Draft, FileUse
 from pysmtpd.conf.effect import NOT_IN_EFFECT
+from pysmtpd.conf.files import Files
 from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST, LOCALHOST, LOCALNAMES
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.listeners import Listeners
@@ -41,7 +42,7 @@ class Check:
         self._references()
         self._shapes()
         self._pkis()
-        self._files()
+        Files(draft, self._source, self._user).check(self._files())
         self._users()
         self._chains()
         self._srs()
@@ -191,24 +192,23 @@ class Check:
                 if not path:
                     self._error(token, f"pki {shown(name)} has no {kind}", f"declare it with: pki {name} {kind} FILE")
 
-    def _files(self) -> None:
-        seen: set[tuple[str, str]] = set()
-        for (kind, _), use in self._draft.files.items():
-            if (kind, use.path) not in seen:
-                seen.add((kind, use.path))
-                self._file(kind, use)
+    def _files(self) -> set[str]:
+        """Judges each file of a pki or ca, and returns those that are as they should be."""
+        kinds = {(kind, use.path): use for (kind, _), use in reversed(self._draft.files.items())}
+        judged = {(kind, path): self._file(kind, use) for (kind, path), use in reversed(kinds.items())}
+        return {path for (_, path), sound in judged.items() if sound}
 
-    def _file(self, kind: str, use: FileUse) -> None:
-        """A certificate or key: there, ours, and not open to those who should not write or read it."""
+    def _file(self, kind: str, use: FileUse) -> bool:
+        """Whether a certificate or key is there, ours, and not open to those who should not write or read it."""
         path, token = use
         try:
             found = self._source.stat(path)
         except PermissionError:
             self._warning(token, f"not checked: {path}: need root")
-            return
+            return False
         except OSError as error:
             self._error(token, f"{path}: {error.strerror}")
-            return
+            return False
         owners = {0, self._source.user_id()} if self._user else {0}
         if not found.is_file:
             self._error(token, f"{path} is not a file")
@@ -218,6 +218,9 @@ class Check:
         elif found.mode & ~MODE_MAX[kind]:
             self._error(token, f"{path} has insecure permissions: {found.mode:04o}",
                         f"mend it with: chmod {MODE_GOOD[kind]} {path}")
+        else:
+            return True
+        return False
 
     def _mta_limits(self) -> dict[str, MtaLimits]:
         """Each domain's limits are the default ones but for those it sets."""

@@ -136,6 +136,10 @@ class Draft:
         self.expectations: list[tuple[Expectation, Token]] = []
         self.table_uses: list[TableUse] = []
         self.references: list[Reference] = []
+        self.lmtp: list[tuple[Token, str, dict[str, Any]]] = []  # where it goes, and the fields of its action
+        self.keys: list[Token] = []                 # secrets that stand in a file
+        self.broken_macros: set[str] = set()        # whose definition is wrong
+        self.macro_tokens: dict[str, Token] = {}
         self.files: dict[tuple[str, str], FileUse] = {}  # by kind (cert, key, ca) and the name of its pki or ca
         self.not_in_effect: list[tuple[Position, str]] = []
         self.included: list[File] = []

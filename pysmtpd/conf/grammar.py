@@ -27,6 +27,7 @@ from pysmtpd.conf.diagnostic import Refused, about, closest, shown
 from pysmtpd.conf.draft import FileUse
 from pysmtpd.conf.lexer import File, Kind, Token
 from pysmtpd.conf.parser import Parser
+from pysmtpd.conf.source import FILE_MAX
 from pysmtpd.conf.text import decode
 from pysmtpd.conf.values import delay, host_name, size
 from pysmtpd.conf.words import CLASSIC_RESERVED, RESERVED
@@ -67,6 +68,8 @@ def _unknown(p: Parser, token: Token) -> NoReturn:
 def macro(p: Parser, name: Token) -> None:
     """macro = STRING "=" STRING"""
     p.must_mark("=")
+    p.draft.broken_macros.add(name.text)
+    p.draft.macro_tokens[name.text] = name
     value = p.string("the value of the macro")
     if any(char.isspace() for char in name.text):
         p.refuse(name, "macro name cannot contain whitespace")
@@ -104,7 +107,7 @@ def _include(p: Parser, token: Token, path: str) -> None:
     if depth >= INCLUDES_MAX:
         p.refuse(token, f"more than {INCLUDES_MAX} files include each other")
     try:
-        data = p.source.read(path)
+        data = p.source.read(path, FILE_MAX + 1)
     except OSError as error:
         p.refuse(token, f"failed to include file {path}: {error.strerror}")
     text, trouble = decode(data, path)
@@ -209,7 +212,7 @@ def queue(p: Parser, _word: Token) -> None:
     else:
         settings.update(queue_encryption=True, queue_key=None, queue_key_stdin=False)
         if p.at_string or p.token.kind is Kind.NUMBER:
-            _queue_key(p, p.secret("a key"))
+            _queue_key(p, p.key("a key"))
 
 
 def _queue_key(p: Parser, token: Token) -> None:
@@ -286,7 +289,7 @@ def srs(p: Parser, _word: Token) -> None:
         p.draft.settings["srs_ttl"] = p.value("a time of a day or more", _days)
         return
     name = "srs_backup" if p.word("backup") else "srs_key"
-    p.draft.settings[name] = Secret(p.secret("a key").text)
+    p.draft.settings[name] = Secret(p.key("a key").text)
 
 
 def _days(text: str) -> int:

@@ -75,7 +75,9 @@ def _maildir(p: Parser, made: Making) -> None:
 
 def _lmtp(p: Parser, made: Making) -> None:
     """local = "lmtp" STRING [ "rcpt-to" ]"""
+    token = p.token
     made.fields["argument"] = p.format("the path of a socket, or host:port", DELIVERY)
+    p.draft.lmtp.append((token, made.fields["argument"], made.fields))
     if p.word("rcpt-to"):
         made.fields["lmtp_rcpt_to"] = True
 

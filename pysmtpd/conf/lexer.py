@@ -63,6 +63,7 @@ class File:
         self.name = name
         self.text = text
         self.included = included
+        self.secrets: list[tuple[int, int]] | None = None   # where they begin and end, once somebody asked
         self._lines = [0]
         self._lines += (match.end() for match in re.finditer("\n", text))
 

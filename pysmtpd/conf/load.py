@@ -9,7 +9,7 @@ from pysmtpd.conf.diagnostic import Diagnostic, about, did_you_mean
 from pysmtpd.conf.draft import Draft
 from pysmtpd.conf.lexer import File
 from pysmtpd.conf.parser import Parser
-from pysmtpd.conf.source import Source
+from pysmtpd.conf.source import FILE_MAX, Source
 from pysmtpd.conf.text import decode
 
 __all__ = ["Loaded", "load"]
@@ -77,7 +77,7 @@ def load(
 def open_file(path: str, source: Source, draft: Draft) -> File | None:
     """The file with this name; why there is none goes to the errors of the draft."""
     try:
-        data = source.read(path)
+        data = source.read(path, FILE_MAX + 1)
     except OSError as error:
         text, trouble = "", f"{error.strerror}"
     else:

@@ -29,6 +29,10 @@ T = TypeVar("T")
 Value = TypeVar("Value")
 
 
+class NotAgain(Exception):
+    """Ends the parsing of a statement whose error was told where it comes from."""
+
+
 class Parser:
     """Reads statements into a Draft."""
 
@@ -88,6 +92,8 @@ class Parser:
                 self.end()
         except Refused as refused:
             self.draft.errors.append(refused.diagnostic)
+            self._skip()
+        except NotAgain:
             self._skip()
         if self.token.kind is Kind.NEWLINE:
             self.advance()
@@ -165,7 +171,8 @@ class Parser:
         """Put the text of a macro in the place of its name."""
         name = token.text
         if name not in self.macros:
-            text = f"macro '{name}' not defined{did_you_mean(name, self.macros)}"
+            broken = name in self.draft.broken_macros
+            text = "" if broken else f"macro '{name}' not defined{did_you_mean(name, self.macros)}"
             self._pending.append(token._replace(kind=Kind.BAD, text=text))
             return
         self.used.add(name)
@@ -232,6 +239,12 @@ class Parser:
         if not self.at_string and self.token.kind in (Kind.WORD, Kind.NUMBER):
             self.refuse(self.token, f"expected {what}", "a number or a reserved word must be quoted here")
         return self.string(what)
+
+    def key(self, what: str) -> Token:
+        """A secret that stands in the file itself."""
+        token = self.secret(what)
+        self.draft.keys.append(token)
+        return token
 
     def number(self, what: str, least: int, most: int) -> int:
         """A number within bounds."""
@@ -308,6 +321,8 @@ class Parser:
     def fail(self) -> NoReturn:
         """The current token is none of those that were asked for."""
         token, want = self.token, self._want
+        if token.kind is Kind.BAD and not token.text:
+            raise NotAgain
         if token.kind is Kind.BAD:
             self.refuse(token, token.text)
         notes = self._hints(token)

@@ -17,6 +17,22 @@ class Stat(NamedTuple):
     is_file: bool
 
 
+class Certificate(NamedTuple):
+    """What a certificate says; seconds since the epoch.  fits: the key is its own."""
+
+    not_before: int
+    not_after: int
+    fits: bool
+
+
+class Unusable(ValueError):
+    """A file that is there, and does not hold what it should."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+
+
 class Source(Protocol):
     """Where smtpd.conf and what it speaks of come from.  Nothing here needs the network."""
 
@@ -40,6 +56,16 @@ class Source(Protocol):
 
     def service(self, name: str) -> int | None:
         """The TCP port that services(5) gives a name."""
+
+    def certificate(self, cert: str, key: str) -> Certificate | None:
+        """A certificate and its key, by path; None when they cannot be judged.  Raises OSError and Unusable."""
+
+    def obstacle(self, path: str, user: str) -> str:
+        """Why somebody could not connect to a socket, or an empty string.  user: empty for whoever it may be.  Raises
+        PermissionError when that cannot be seen."""
+
+    def now(self) -> int:
+        """Seconds since the epoch."""
 
     def user_id(self) -> int:
         """Who reads."""

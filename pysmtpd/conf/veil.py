@@ -18,20 +18,22 @@ _STRINGS = (Kind.WORD, Kind.QUOTED, Kind.NUMBER, Kind.BAD)
 def shown_line(file: File, number: int) -> str:
     """A line without its end and without secrets."""
     start, line = file.start(number), file.line(number)
-    for first, last in _secrets(file, start + len(line)):
+    if file.secrets is None:
+        file.secrets = _secrets(file)
+    for first, last in file.secrets:
         begin, end = max(first - start, 0), last - start
         if end > begin:
             line = line[:begin] + re.sub(r"[^\t]", "*", line[begin:end]) + line[end:]
     return _IN_URL.sub(lambda match: match[1] + "*" * len(match[2]), line)
 
 
-def _secrets(file: File, end: int) -> list[tuple[int, int]]:
-    """Where secrets begin and end, of all tokens that begin before ``end``."""
+def _secrets(file: File) -> list[tuple[int, int]]:
+    """Where secrets begin and end."""
     found: list[tuple[int, int]] = []
     scanner = Scanner(file)
     before: list[Token] = []           # of this statement
     depth = 0
-    while (token := scanner.next()).kind is not Kind.END and token.start < end:
+    while (token := scanner.next()).kind is not Kind.END:
         if token.kind is Kind.NEWLINE:
             before = before if depth else []
             continue

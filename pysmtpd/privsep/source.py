@@ -1,18 +1,23 @@
 """What smtpd.conf is read from on a real machine."""
 
 import ctypes
+import errno
 import glob
 import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from functools import cached_property
 
 from pysmtpd.base.paths import MAILNAME_FILES
-from pysmtpd.conf.source import FILE_MAX, Stat
+from pysmtpd.conf.source import FILE_MAX, Certificate, Stat
+from pysmtpd.privsep import access
 
 HOSTS_FILE = "/etc/hosts"
+PEM_MAX = 1024 * 1024
+_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
 class SystemSource:
@@ -25,7 +30,16 @@ class SystemSource:
         self._hosts = hosts
 
     def read(self, path: str, limit: int = FILE_MAX) -> bytes:
-        with open(path, "rb") as file:
+        """At most the first octets of a file.  Neither a FIFO nor a device may hold up whoever reads, except what
+        the caller passes as a descriptor."""
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if path.startswith(_DESCRIPTORS):
+                os.set_blocking(file.fileno(), True)
+            elif stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            elif not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "Not a regular file")
             return file.read(limit)
 
     def stat(self, path: str) -> Stat:
@@ -101,6 +115,17 @@ class SystemSource:
 
     def user_id(self) -> int:
         return os.geteuid()
+
+    def now(self) -> int:
+        return int(time.time())
+
+    def certificate(self, cert: str, key: str) -> Certificate | None:
+        from pysmtpd.privsep.certificate import examine
+
+        return examine(cert, self.read(cert, PEM_MAX), key, self.read(key, PEM_MAX))
+
+    def obstacle(self, path: str, user: str) -> str:
+        return access.obstacle(path, user)
 
 
 class _SockAddr(ctypes.Structure):

@@ -5,9 +5,10 @@ import fnmatch
 import os
 
 from pysmtpd.conf.load import Loaded, load
-from pysmtpd.conf.source import FILE_MAX, Stat
+from pysmtpd.conf.source import FILE_MAX, Certificate, Stat
 
 PATH = "smtpd.conf"
+NOW = 1_800_000_000                # 2027-01-15
 
 
 class Machine:
@@ -17,6 +18,9 @@ class Machine:
         self.files: dict[str, bytes] = {}
         self.stats: dict[str, Stat] = {}
         self.secret: set[str] = set()
+        self.certificates: dict[tuple[str, str], Certificate | None] = {}
+        self.obstacles: dict[str, str] = {}
+        self.asked: list[tuple[str, str]] = []
         self.name = "mail.example.org"
         self.uid = 0
         self.addresses = {
@@ -58,6 +62,18 @@ class Machine:
 
     def service(self, name: str) -> int | None:
         return {"smtp": 25, "smtps": 465, "submission": 587}.get(name)
+
+    def certificate(self, cert: str, key: str) -> Certificate | None:
+        self.read(cert)
+        self.read(key)
+        return self.certificates.get((cert, key), Certificate(NOW - 86400, NOW + 86400 * 90, fits=True))
+
+    def obstacle(self, path: str, user: str) -> str:
+        self.asked.append((path, user))
+        return self.obstacles.get(path, "")
+
+    def now(self) -> int:
+        return NOW
 
     def user_id(self) -> int:
         return self.uid

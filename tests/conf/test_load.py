@@ -170,3 +170,17 @@ def test_300_lines_are_read_in_100_ms() -> None:
         assert read(text).errors == []
         times.append(time.process_time() - start)
     assert min(times) < 0.1
+
+
+def test_a_macro_with_an_error_is_not_missing_too() -> None:
+    text = "m = 25\nlisten on $m\n$m\naction a mbox alias $m $m\n$m = x\nmatch for $m $m reject\n"
+    assert errors(text) == ['1:5: unexpected "25", expected the value of the macro']
+
+
+def test_a_file_has_an_end() -> None:
+    from pysmtpd.conf.source import FILE_MAX
+
+    assert errors("#" * FILE_MAX)[0] == "1:1: smtpd.conf is larger than 4 MiB"
+    machine = Machine()
+    machine.put("/etc/big", "#" * (FILE_MAX + 1))
+    assert errors('include "/etc/big"', machine) == ["1:9: /etc/big is larger than 4 MiB"]
