@@ -55,6 +55,10 @@ def read(job: Job, *, network: bool = False) -> Config | None:
         from pysmtpd.lookup import trial
 
         loaded.tested(trial.run(loaded.config, loaded.config.expectations))
+    if loaded.config is not None and job.verbose:
+        from pysmtpd.lookup import reach
+
+        loaded.warned(reach.warnings(loaded.config))
     for error in loaded.errors:
         print(error, file=sys.stderr)
     if job.verbose:

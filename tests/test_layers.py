@@ -37,7 +37,7 @@ ALSO: dict[str, set[str]] = {
     "privsep/reexec.py": set(),
     "deliver/worker.py": {"privsep.jail"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.
-    "readconf.py": {"conf", "privsep", "lookup.trial"},
+    "readconf.py": {"conf", "privsep", "lookup.reach", "lookup.trial"},
     "__main__.py": {"parent", "readconf", "privsep"},
     "parent.py": {"readconf"},
 }

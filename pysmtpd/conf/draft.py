@@ -131,6 +131,7 @@ class Draft:
         self.filters: dict[str, Filter] = {}
         self.chain_tokens: list[tuple[Filter, list[Token]]] = []
         self.mentioned: set[tuple[str, str]] = set()  # kind and name of what is declared, even if wrongly
+        self.declared: dict[tuple[str, str], Token] = {}  # the same, and where its name stands
         self.users: list[Token] = []                # of actions
         self.srs_users: list[Token] = []            # actions that need a key
         self.expectations: list[tuple[Expectation, Token]] = []

@@ -28,6 +28,11 @@ class Loaded:
         self.not_in_effect: list[tuple[Position, str]] = draft.not_in_effect
         self._expectations = draft.expectations
 
+    def warned(self, found: Iterable[tuple[Position, str]]) -> None:
+        """More warnings, about complete rules."""
+        self.warnings += [Diagnostic(at, message, warning=True) for at, message in found]
+        _sort(self.warnings)
+
     def tested(self, results: Iterable[tuple[bool | None, str, list[str]]]) -> None:
         """What became of each of the configuration's expectations: passed, what came instead, and why."""
         for (one, token), (passed, got, notes) in zip(self._expectations, results, strict=True):
@@ -69,7 +74,7 @@ def load(
     if draft.errors:
         _sort(draft.errors)
         return Loaded(None, draft)
-    draft.warnings += lint.warnings(config)
+    draft.warnings += lint.unused(draft, parser.used)
     _sort(draft.warnings)
     return Loaded(config, draft)
 

@@ -295,6 +295,8 @@ class Parser:
     def declares(self, kind: str, name: str) -> None:
         """A declaration of this name begins: whatever becomes of it, it is not missing."""
         self.draft.mentioned.add((kind, name))
+        if self._before is not None:
+            self.draft.declared.setdefault((kind, name), self._before)
 
     @property
     def last(self) -> Token:
