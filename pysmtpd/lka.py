@@ -6,6 +6,7 @@ meanwhile.  Whatever fails here fails temporarily there: a question is always an
 
 import asyncio
 import errno
+import os
 import socket
 import time
 import traceback
@@ -27,18 +28,23 @@ from pysmtpd.lookup import mx, rdns, resolver, services
 from pysmtpd.lookup.build import bad_patterns, build_tables
 from pysmtpd.lookup.expand import Expander, explain
 from pysmtpd.lookup.facts import UNKNOWN
-from pysmtpd.lookup.forward import Includes
+from pysmtpd.lookup.forward import Forward, Forwards, Includes, Opening, User
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
 from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.node import TEMPORARY, Expanded
 from pysmtpd.lookup.records import Status, is_hostname
 from pysmtpd.lookup.ruleset import Ruleset
-from pysmtpd.lookup.table import TableError
+from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.userinfo import userinfo
 from pysmtpd.messages import (
     SEALED_MAX,
     ExpandRcpt,
     Fcrdns,
+    ForwardMissing,
+    ForwardOpen,
+    ForwardOpened,
+    ForwardState,
     Found,
     MtaLookedUp,
     MtaLookup,
@@ -48,6 +54,8 @@ from pysmtpd.messages import (
     RcptExpanded,
     SealKey,
     SmtpLookupName,
+    UserAsk,
+    UserTold,
 )
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
@@ -61,6 +69,8 @@ FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 DISCARD_PORT = 9
 
+_FORWARD = {ForwardState.NONE: Opening.NONE, ForwardState.TEMPORARY: Opening.TEMPORARY,
+            ForwardState.REFUSED: Opening.REFUSED}
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -116,7 +126,9 @@ class Lka(Process):
             self.log(warning, Level.ERR)
         self.ruleset = Ruleset(self.config.rules, self.tables)
         includes = Includes(ThreadPoolExecutor(READERS, "include"))
-        self.expander = Expander(self.config, self.ruleset, self.tables, includes=includes)
+        self.forwards = Forwards(self._open_forward, time.monotonic)
+        self.expander = Expander(self.config, self.ruleset, self.tables, self.forwards, includes,
+                                 only_uid=os.geteuid() if self.config.user else None)
         self._key = self.random.randbytes(KEY_SIZE)
         self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
@@ -165,6 +177,43 @@ class Lka(Process):
         except (SealError, ImsgError) as error:
             self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
             peer.send(RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error"))
+
+    # .forward, and who users of a userbase are
+
+    def _open_forward(self, reqid: int, user: User) -> None:
+        self.peer(Proc.PARENT).send(ForwardOpen(reqid, user.action, user.name, user.uid, user.home))
+
+    @handles(ForwardOpened)
+    def forward_opened(self, peer: Peer, message: ForwardOpened) -> None:
+        self.forwards.opened(message.reqid, peer.claim_fd())
+
+    @handles(ForwardMissing)
+    def forward_missing(self, _peer: Peer, message: ForwardMissing) -> None:
+        if message.why:
+            self.log(f"warn: lka: {message.why}", Level.ERR)
+        self.forwards.missing(message.reqid, Forward(_FORWARD[message.state], b"", message.why))
+
+    @handles(UserAsk)
+    def user_ask(self, peer: Peer, message: UserAsk) -> None:
+        def step(memo: Memo) -> Message:
+            return self._user_told(message, memo)
+
+        memo = Memo()
+        try:
+            peer.send(memo.run(step))
+        except Pending as pending:
+            self._answer(peer, memo.settle(step, pending), UserTold(message.reqid, Found.TEMPFAIL, 0, 0, ""))
+
+    def _user_told(self, message: UserAsk, memo: Memo) -> Message:
+        try:
+            value = self.tables.lookup(message.table, Service.USERINFO, message.user, memo)
+            info = userinfo(value, message.table, message.user) if value is not None else None
+        except TableError as error:
+            self.log(f"warn: lka: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
+            return UserTold(message.reqid, Found.TEMPFAIL, 0, 0, "")
+        if info is None:
+            return UserTold(message.reqid, Found.NO, 0, 0, "")
+        return UserTold(message.reqid, Found.YES, *info)
 
     def _retrace(self) -> None:
         """Whom the tables tell of look-ups depends on what is traced now."""

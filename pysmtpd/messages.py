@@ -540,6 +540,61 @@ class MdaWorkerStop(Message):
     reqid: U64
 
 
+@declare(0xC5, LKA >> PARENT)
+class ForwardOpen(Message):
+    """Open the .forward of a user.  The parent looks a user of the system up itself, and judges home and file."""
+
+    reqid: U64
+    action: Name                   # that the recipient has come to
+    user: Name
+    uid: U32
+    home: Text
+
+
+class ForwardState(enum.IntEnum):
+    """Why there is no descriptor."""
+
+    NONE = 0                       # there is no such file
+    TEMPORARY = 1
+    REFUSED = 2                    # it is there, and may not be used
+
+
+@declare(0xC6, PARENT >> LKA, fd=True)
+class ForwardOpened(Message):
+    """The file, checked, not read."""
+
+    reqid: U64
+
+
+@declare(0xC7, PARENT >> LKA)
+class ForwardMissing(Message):
+    """There is none for lka."""
+
+    reqid: U64
+    state: ForwardState
+    why: Text
+
+
+@declare(0xCB, PARENT >> LKA)
+class UserAsk(Message):
+    """Who is this user of a userbase?"""
+
+    reqid: U64
+    table: Name
+    user: Name
+
+
+@declare(0xCC, LKA >> PARENT)
+class UserTold(Message):
+    """uid, gid and home are meant only when it was found."""
+
+    reqid: U64
+    found: Found
+    uid: U32
+    gid: U32
+    home: Text
+
+
 @declare(0xC8, MDA >> WORKER)
 class WorkerDeliver(Message):
     """One delivery; the body follows in WorkerBody."""

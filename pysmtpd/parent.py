@@ -21,13 +21,18 @@ from pysmtpd.base import logline, paths
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import CHILDREN, PROCS, Proc, User
 from pysmtpd.base.struct import Frozen
+from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import SILENT, Trace
 from pysmtpd.conf import config as conf_config
-from pysmtpd.conf.config import Action, Config, Method
+from pysmtpd.conf.config import Config
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
     ConfDone,
     ConfView,
+    ForwardMissing,
+    ForwardOpen,
+    ForwardOpened,
+    Found,
     LogReopen,
     LogSocket,
     MdaWorkerExited,
@@ -43,9 +48,12 @@ from pysmtpd.messages import (
     SetupPeer,
     SetupReady,
     Shutdown,
+    UserAsk,
+    UserTold,
     WorkerKind,
 )
-from pysmtpd.privsep import jail, keyfiles, listen, log, spawn, startup
+from pysmtpd.privsep import delivery, jail, keyfiles, listen, log, spawn, startup
+from pysmtpd.privsep.delivery import NoForward, Refused
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.process import Birth, Process, handles
@@ -54,6 +62,8 @@ from pysmtpd.readconf import Job
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
+USER_TIMEOUT = 40.0                # seconds for lka to look a user up; it has its own limits
+WHY_MAX = 1024                     # octets
 STOP_ORDER: tuple[tuple[Proc, ...], ...] = (
     (Proc.SMTP,), (Proc.MTA, Proc.MDA), (Proc.CONTROL, Proc.LKA, Proc.SCHEDULER), (Proc.QUEUE,),
 )
@@ -98,6 +108,7 @@ class Parent(Process):
         self._lock = lock
         self._pids: dict[int, tuple[Proc, int]] = {}
         self._workers: dict[int, Worker] = {}
+        self._asking: dict[int, MdaWorkerStart] = {}   # until lka has told who the user is
         self._waiting: set[tuple[Proc, int]] = set()
         self._stage = -1
         self._stage_timer: asyncio.TimerHandle | None = None
@@ -357,8 +368,40 @@ class Parent(Process):
 
     @handles(MdaWorkerStart)
     def worker_start(self, peer: Peer, ask: MdaWorkerStart) -> None:
+        users = [worker.user for worker in self._workers.values()] + [one.user for one in self._asking.values()]
         try:
-            entry = self._judge(ask)
+            action = delivery.judge_action(self.config, ask, users)
+            userbase = delivery.userbase_of(action, ask.user)
+            if not userbase:
+                self._start_for(peer, ask, delivery.system_user(ask.user), system=True)
+                return
+        except Refused as refused:
+            peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
+            return
+        number = self.new_reqid()
+        self._asking[number] = ask
+        self.peer(Proc.LKA).send(UserAsk(number, userbase, ask.user))
+        self.loop.call_later(USER_TIMEOUT, self.user_told, self.peer(Proc.LKA),
+                             UserTold(number, Found.TEMPFAIL, 0, 0, ""))
+
+    @handles(UserTold)
+    def user_told(self, _peer: Peer, told: UserTold) -> None:
+        """Who a user of a userbase is: lka may be wrong, so this is judged like everything else."""
+        ask = self._asking.pop(told.reqid, None)
+        if ask is None:
+            return
+        mda = self.peer(Proc.MDA)
+        if told.found is Found.YES:
+            entry = pwd.struct_passwd((ask.user, "", told.uid, told.gid, "", told.home, ""))
+            self._start_for(mda, ask, entry, system=False)
+        else:
+            temporary = told.found is Found.TEMPFAIL
+            text = "Temporary failure in user lookup" if temporary else "Permanent failure in user lookup"
+            mda.send(MdaWorkerRefused(ask.reqid, temporary, text))
+
+    def _start_for(self, peer: Peer, ask: MdaWorkerStart, entry: pwd.struct_passwd, *, system: bool) -> None:
+        try:
+            delivery.judge_user(entry, ask.kind, self.who, system=system)
             pid, sock, home = self._start_worker(entry, ask.kind)
         except Refused as refused:
             peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
@@ -369,29 +412,15 @@ class Parent(Process):
         self._workers[pid] = Worker(reqid=ask.reqid, user=ask.user)
         peer.send(MdaWorkerStarted(ask.reqid, pid, home), sock.detach())
 
-    def _judge(self, ask: MdaWorkerStart) -> pwd.struct_passwd:
-        """Whether the configuration could ask for this at all; the user's entry."""
-        action = self.config.actions.get(ask.action)
-        if action is None or action.is_relay:
-            raise Refused(True, "no such action")
-        if (ask.kind is WorkerKind.MBOX and not _is_plain_mbox(action)) or (action.user and action.user != ask.user):
-            raise Refused(True, "not what the action says")
-        running = [worker for worker in self._workers.values() if worker.user == ask.user]
-        limits = self.config.limits
-        if len(self._workers) >= limits.mda_max_session or len(running) >= limits.mda_max_session_per_user:
-            raise Refused(True, "too many deliveries")
+    @handles(ForwardOpen)
+    def forward_open(self, peer: Peer, ask: ForwardOpen) -> None:
         try:
-            entry = pwd.getpwnam(ask.user)
-        except (KeyError, ValueError):     # no such user, or a NUL in its name
-            raise Refused(False, f"delivery user '{ask.user}' does not exist") from None
-        if entry.pw_uid == 0 and ask.kind is not WorkerKind.MBOX:
-            raise Refused(False, f"MDA not allowed to deliver to: {ask.user}")
-        if self.who.privileged and entry.pw_uid in (self.who.smtpd_uid, self.who.smtpq_uid):
-            # A worker of theirs would stand on our side of the walls: it could read the spool, or kill the daemon.
-            raise Refused(False, f"MDA not allowed to deliver to: {ask.user}")
-        if not self.who.privileged and entry.pw_uid != os.geteuid():
-            raise Refused(False, f"not root: cannot deliver to {ask.user}")
-        return entry
+            delivery.judge_forward(self.config, ask, self.who)
+            fd = delivery.open_forward(ask.home, ask.uid)
+        except NoForward as failure:
+            peer.send(ForwardMissing(ask.reqid, failure.state, line_of(str(failure).encode(), WHY_MAX)))
+            return
+        peer.send(ForwardOpened(ask.reqid), fd)
 
     def _start_worker(self, entry: pwd.struct_passwd, kind: WorkerKind) -> tuple[int, socket.socket, str]:
         gid = entry.pw_gid
@@ -416,18 +445,6 @@ class Parent(Process):
         worker = self._workers.pop(pid)
         if not self.peer(Proc.MDA).closed:
             self.peer(Proc.MDA).send(MdaWorkerExited(worker.reqid, _cause(status)))
-
-
-class Refused(Exception):
-    """A worker that is not started."""
-
-    def __init__(self, temporary: bool, text: str) -> None:
-        super().__init__(text)
-        self.temporary = temporary
-
-
-def _is_plain_mbox(action: Action) -> bool:
-    return action.method is Method.MBOX and not action.wrapper
 
 
 def _hand_files(peer: Peer, files: list[KeyFile]) -> None:

@@ -3,20 +3,27 @@
 import os
 import pwd
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Action, Config, Limits, Method
 from pysmtpd.imsg import Message
 from pysmtpd.messages import (
+    ForwardMissing,
+    ForwardOpen,
+    ForwardState,
+    Found,
     MdaWorkerExited,
     MdaWorkerRefused,
     MdaWorkerStart,
     MdaWorkerStarted,
     MdaWorkerStop,
+    UserAsk,
+    UserTold,
     WorkerKind,
 )
 from pysmtpd.parent import Options, Parent, Worker
@@ -33,6 +40,7 @@ CONFIG = Config(
         "wrapped": Action(name="wrapped", method=Method.MBOX, wrapper="scan"),
         "fixed": Action(name="fixed", method=Method.LMTP, user="vmail"),
         "out": Action(name="out", method=Method.RELAY),
+        "virtual": Action(name="virtual", method=Method.MAILDIR, userbase="vusers"),
     },
 )
 
@@ -74,6 +82,16 @@ class Fixture:
         self.started.append(arguments)
         return 10_000 + len(self.started)
 
+    def with_lka(self) -> "Mda":
+        lka = Mda()
+        self.parent._peers[Proc.LKA] = [lka]  # type: ignore[list-item]
+        self.parent._peers[Proc.MDA] = [self.mda]  # type: ignore[list-item]
+        self.parent.loop = cast(Any, self)
+        return lka
+
+    def call_later(self, *_: object) -> None:
+        """No time passes."""
+
     def ask(self, action: str, user: str, kind: WorkerKind) -> Message:
         self.parent.worker_start(self.mda, MdaWorkerStart(1, action, user, kind))  # type: ignore[arg-type]
         return self.mda.sent[-1]
@@ -111,6 +129,64 @@ def test_what_the_configuration_cannot_ask_for(
 ) -> None:
     assert root.ask(action, user, kind) == MdaWorkerRefused(1, temporary, text)
     assert root.started == []
+
+
+def test_a_user_of_a_userbase_is_who_lka_says(root: Fixture) -> None:
+    lka = root.with_lka()
+    for found, answer in (
+        (UserTold(0, Found.YES, 5000, 5000, "/var/vmail/carol"), MdaWorkerStarted(1, 10_001, "/var/vmail/carol")),
+        (UserTold(0, Found.YES, 0, 5000, "/root"), MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
+        (UserTold(0, Found.YES, 1, 1, "/x"), MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
+        (UserTold(0, Found.YES, 0xFFFFFFFF, 1, "/x"),
+         MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
+        (UserTold(0, Found.NO, 0, 0, ""), MdaWorkerRefused(1, False, "Permanent failure in user lookup")),
+        (UserTold(0, Found.TEMPFAIL, 0, 0, ""), MdaWorkerRefused(1, True, "Temporary failure in user lookup")),
+    ):
+        root.parent.worker_start(root.mda, MdaWorkerStart(1, "virtual", "carol", WorkerKind.USER))  # type: ignore[arg-type]
+        asked = lka.sent[-1]
+        assert isinstance(asked, UserAsk) and (asked.table, asked.user) == ("vusers", "carol")
+        root.parent.user_told(lka, replace(found, reqid=asked.reqid))  # type: ignore[arg-type]
+        assert root.mda.sent[-1] == answer
+        root.parent.user_told(lka, replace(found, reqid=asked.reqid))  # type: ignore[arg-type]
+    assert root.started == [["5000", "5000", "/var/vmail/carol", "carol", "user", "/var/mail"]]
+    assert len(root.mda.sent) == 6
+
+
+def test_questions_to_lka_count_like_workers(root: Fixture) -> None:
+    root.with_lka()
+    for _ in range(CONFIG.limits.mda_max_session_per_user + 1):
+        root.parent.worker_start(root.mda, MdaWorkerStart(1, "virtual", "carol", WorkerKind.USER))  # type: ignore[arg-type]
+    assert root.mda.sent == [MdaWorkerRefused(1, True, "too many deliveries")]
+
+
+def test_commands_of_aliases_run_as_a_user_of_the_system(root: Fixture) -> None:
+    root.users["nobody"] = _entry("nobody", 65534)
+    root.ask("virtual", "nobody", WorkerKind.USER)
+    assert root.started == [["65534", "65534", "/home/nobody", "nobody", "user", "/var/mail"]]
+
+
+@pytest.mark.parametrize("name", ["../etc/x", "a/b", "..", ".", ""])
+def test_a_name_that_is_a_path_is_no_user(root: Fixture, name: str) -> None:
+    refused = MdaWorkerRefused(1, False, f"delivery user '{name}' does not exist")
+    assert root.ask("virtual", name, WorkerKind.USER) == refused
+
+
+@pytest.mark.parametrize(("action", "user", "uid", "home", "state", "why"), [
+    ("out", "alice", 1000, "/home/alice", ForwardState.REFUSED, "no action asks for it"),
+    ("nothing", "alice", 1000, "/home/alice", ForwardState.REFUSED, "no action asks for it"),
+    ("fixed", "alice", 1000, "/home/alice", ForwardState.REFUSED, "no action asks for it"),
+    ("maildir", "nobody-here", 1000, "/home/alice", ForwardState.REFUSED, "there is no user nobody-here"),
+    ("maildir", "alice", 1001, "/home/alice", ForwardState.TEMPORARY, "alice has another home directory"),
+    ("maildir", "alice", 1000, "/root", ForwardState.TEMPORARY, "alice has another home directory"),
+    ("maildir", "alice", 1000, "/home/alice", ForwardState.NONE, ""),
+    ("virtual", "carol", 5000, "/nonexistent/carol", ForwardState.NONE, ""),
+])
+def test_a_forward_file_is_opened_only_for_whom_an_action_asks(
+    root: Fixture, action: str, user: str, uid: int, home: str, state: ForwardState, why: str
+) -> None:
+    lka = root.with_lka()
+    root.parent.forward_open(lka, ForwardOpen(3, action, user, uid, home))  # type: ignore[arg-type]
+    assert lka.sent == [ForwardMissing(3, state, why)]
 
 
 def test_a_name_that_no_system_has(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:

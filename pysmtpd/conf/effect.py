@@ -22,7 +22,6 @@ NOT_IN_EFFECT = frozenset({
     "listen proxy-v2",
     "listen received-auth",
     "listen senders",
-    "action userbase",              # decides who exists; uid, gid and home are still the system's
     "action relay filter",
     "action relay srs",
 })

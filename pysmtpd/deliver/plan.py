@@ -9,7 +9,7 @@ from pysmtpd.base import format
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.base.format import COMMAND, PATH, ExpandError, Values
 from pysmtpd.base.mailaddr import split_tag
-from pysmtpd.conf.config import Action, Method
+from pysmtpd.conf.config import ALIAS_USER, Action, Method
 from pysmtpd.deliver.command import INNER_COMMAND
 from pysmtpd.deliver.verdict import permfail, tempfail
 from pysmtpd.messages import WorkerDeliver, WorkerKind
@@ -23,12 +23,14 @@ class Identity(NamedTuple):
 
     user: str
     kind: WorkerKind
+    userbase: str = ""             # the table that says who the user is; empty: the system does
 
 
 def identity(envelope: Envelope, action: Action) -> Identity:
     """As whom.  mbox has a worker of its own kind, because it needs the mail directory's group, and may be root's."""
     plain = action.method is Method.MBOX and not action.wrapper and not envelope.command
-    return Identity(action.user or envelope.user, WorkerKind.MBOX if plain else WorkerKind.USER)
+    userbase = "" if action.user or envelope.user == ALIAS_USER else action.userbase
+    return Identity(action.user or envelope.user, WorkerKind.MBOX if plain else WorkerKind.USER, userbase)
 
 
 def extension(envelope: Envelope, delimiter: str) -> str:

@@ -19,7 +19,7 @@ from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import ALIAS_USER, Action, Config, Method
 from pysmtpd.lookup import forward, members
 from pysmtpd.lookup.facts import Facts
-from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Status, User
+from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Opening, User
 from pysmtpd.lookup.match import tagged
 from pysmtpd.lookup.members import Kind, Members
 from pysmtpd.lookup.memo import Asked, Memo, Pending
@@ -58,7 +58,8 @@ class Expander:
 
     def __init__(self, config: Config, ruleset: Ruleset, tables: Tables,
                  forwards: Asked[User, Forward] | None = None,
-                 includes: Asked[str, Included] | None = None) -> None:
+                 includes: Asked[str, Included] | None = None, *, only_uid: int | None = None) -> None:
+        """only_uid: that of the one user whom a daemon without root delivers to (config.user)."""
         self.actions: Mapping[str, Action] = config.actions
         self.ruleset = ruleset
         self.tables = tables
@@ -67,6 +68,7 @@ class Expander:
         self.delimiter = config.sub_addr_delim
         self.queue_ttl = config.queue_ttl
         self.only_user = config.user
+        self.only_uid = only_uid
 
     def expansion(self, envelope: Envelope, *, tls: bool, local: bool) -> "Expansion":
         """Of a recipient (envelope.dest); all else in envelope is copied to its envelopes."""
@@ -321,15 +323,15 @@ class Expansion:
         return not action.user or action.user == user
 
     def _forward(self, node: Node, user: str, info: UserInfo, action: Action, memo: Memo) -> Step:
-        if self._x.forwards is None or (self._x.only_user and user != self._x.only_user):
+        if self._x.forwards is None or not self._ours(user, info.uid):
             return self._final(node, user, action, "no .forward")
         found = memo.recall(self._x.forwards, User(action.name, user, info.uid, info.gid, info.home))
         path = f"{info.home}/.forward"
-        if found.status is Status.TEMPORARY:
+        if found.opening is Opening.TEMPORARY:
             raise Refusal(EXPANSION_TEMP, found.why)
-        if found.status is Status.REFUSED:
+        if found.opening is Opening.REFUSED:
             raise Refusal(EXPANSION_PERM, found.why, alone=True)
-        if found.status is Status.NONE:
+        if found.opening is Opening.NONE:
             return self._final(node, user, action, "no .forward")
         if len(found.content) >= FORWARD_MAX:
             raise Refusal(EXPANSION_TEMP, f"{path}: larger than {FORWARD_MAX - 1} octets")
@@ -352,14 +354,18 @@ class Expansion:
         if action.method is Method.EXPAND_ONLY:
             raise Refusal(EXPANSION_PERM, f"action {action.name} is expand-only, and {user} is a final user",
                           alone=True)
-        self._check_ours(action.user or user)
+        self._check_ours(action.user or user, None if action.user else node.uid)
         node.name = user
         return Step(envelope=self._envelope_of(node, action, Agent.MDA, user))
 
-    def _check_ours(self, user: str) -> None:
-        if self._x.only_user and user != self._x.only_user:
+    def _check_ours(self, user: str, uid: int | None = None) -> None:
+        if not self._ours(user, uid):
             raise Refusal(NOT_THIS_USER, f"the daemon runs without root, as {self._x.only_user}, and cannot deliver "
                                          f"as {user}", alone=True)
+
+    def _ours(self, user: str, uid: int | None) -> bool:
+        """Whether this daemon can deliver as a user at all; by a userbase its own user may have many names."""
+        return not self._x.only_user or user == self._x.only_user or (uid is not None and uid == self._x.only_uid)
 
     def _program(self, node: Node, action: Action) -> Step:
         """A command or a file: run or written as whose .forward named it, else as a user without rights."""
@@ -368,7 +374,7 @@ class Expansion:
         if parent.uid == 0:
             raise Refusal(TEMPORARY, f"a {node.kind.value} is not allowed in the .forward of root")
         user = node.owner or self._x.only_user or ALIAS_USER
-        self._check_ours(action.user or user)
+        self._check_ours(action.user or user, parent.uid if node.owner else None)
         command = f"|{node.name}" if node.kind is Kind.COMMAND else node.name
         return Step(envelope=self._envelope_of(node, action, Agent.MDA, user, command))
 

@@ -5,8 +5,10 @@ The parent opens .forward, because only root may; lka gets the descriptor of a f
 
 import asyncio
 import enum
+import os
 import re
-from concurrent.futures import Executor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
 from pysmtpd.lookup.members import BadMember, Kind, Members, parse
@@ -15,12 +17,16 @@ from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
 FORWARD_MAX = 4096                 # octets, and one more is too many
 FORWARD_NODES_MAX = 100
 INCLUDE_MAX = 4 * 1024 * 1024      # octets
+TIMEOUT = 30.0                     # seconds for the parent to open, and to read
+ABSENT_KEPT = 2.0                  # seconds that nobody is asked again for a file that was not there
+ABSENT_MAX = 4096
+READERS = 4                        # threads
 
 _CONTINUED = re.compile(r"(?<!\\)((?:\\\\)*)\\\n")
 _COMMENT = re.compile(r"(?<!\\)#.*")
 
 
-class Status(enum.Enum):
+class Opening(enum.Enum):
     """What became of the wish to read a .forward."""
 
     NONE = "none"                  # there is none, or nothing is in it
@@ -42,9 +48,12 @@ class User(NamedTuple):
 class Forward(NamedTuple):
     """The answer: content, or why there is none."""
 
-    status: Status
+    opening: Opening
     content: bytes = b""
     why: str = ""
+
+
+ABSENT = Forward(Opening.NONE)
 
 
 class Included(NamedTuple):
@@ -86,6 +95,76 @@ def read_include(content: bytes) -> Members:
                 found.good.append(member)
         found.bad.extend(members.bad)
     return found
+
+
+class Forwards:
+    """Asks the parent for .forward files, and reads what it opened."""
+
+    def __init__(self, ask: Callable[[int, User], None], clock: Callable[[], float]) -> None:
+        """ask: send the question with this number; opened() or missing() answers it.  clock: seconds."""
+        self._ask = ask
+        self._clock = clock
+        self._number = 0
+        self._asked: dict[int, asyncio.Future[int | Forward]] = {}
+        self._absent: dict[User, float] = {}
+        self._threads = ThreadPoolExecutor(READERS, "forward")
+
+    def known(self, user: User) -> Forward | Unknown:
+        """That there was none a moment ago: most users have none."""
+        return ABSENT if self._absent.get(user, 0.0) > self._clock() else UNKNOWN_YET
+
+    async def answer(self, user: User) -> Forward:
+        """The .forward of a user, within a bounded time."""
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[int | Forward] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        try:
+            self._ask(number, user)
+            async with asyncio.timeout(TIMEOUT):
+                found = await future
+                if isinstance(found, int):
+                    found = await self._read(found)
+        except TimeoutError:
+            return Forward(Opening.TEMPORARY, b"", f"{user.home}/.forward: not opened within {TIMEOUT:g} seconds")
+        finally:
+            del self._asked[number]
+        if found.opening is Opening.NONE:
+            self._absent.pop(user, None)
+            if len(self._absent) >= ABSENT_MAX:
+                del self._absent[next(iter(self._absent))]
+            self._absent[user] = self._clock() + ABSENT_KEPT
+        return found
+
+    async def _read(self, fd: int) -> Forward:
+        job = self._threads.submit(read_open, fd)
+        # Given up before a thread came to it.
+        job.add_done_callback(lambda done: os.close(fd) if done.cancelled() else None)
+        return await asyncio.wrap_future(job)
+
+    def opened(self, number: int, fd: int) -> None:
+        """A descriptor, ours from now on."""
+        future = self._asked.get(number)
+        if future is None or future.done():
+            os.close(fd)
+        else:
+            future.set_result(fd)
+
+    def missing(self, number: int, why: Forward) -> None:
+        """There is none."""
+        future = self._asked.get(number)
+        if future is not None and not future.done():
+            future.set_result(why)
+
+
+def read_open(fd: int) -> Forward:
+    """Read a .forward, up to the first octet that is too many, and close it."""
+    try:
+        return Forward(Opening.FILE, os.read(fd, FORWARD_MAX))
+    except OSError as error:
+        return Forward(Opening.TEMPORARY, b"", f".forward: {error.strerror}")
+    finally:
+        os.close(fd)
 
 
 class Includes:

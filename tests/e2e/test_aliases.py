@@ -1,8 +1,12 @@
 """Aliases, virtual users and .forward, from RCPT to the mailbox."""
 
+import os
 import pwd
 import shlex
+import smtplib
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import Start
 from tests.support import mail
@@ -29,3 +33,53 @@ def test_lists_includes_and_commands_of_aliases(start: Start, port: int, recipie
     assert mail.names_in(mail.maildir(box / "maildir"))["list"] == 1
     assert mail.names_in([(box / "piped").read_bytes()])["list"] == 1
     daemon.until_logged(r"member no-such-user-here of <all@localhost>: no user no-such-user-here in <getpwnam>")
+
+
+def userbase(where: Path, box: Path, recipient: pwd.struct_passwd, *names: str) -> None:
+    """Users whose ids are the recipient's, with a home each in the box."""
+    lines = []
+    for name in names:
+        home = box / name
+        home.mkdir(mode=0o700)
+        os.chown(home, recipient.pw_uid, recipient.pw_gid)
+        lines.append(f"{name} {recipient.pw_uid}:{recipient.pw_gid}:{home}\n")
+    (where / "users").write_text("".join(lines), encoding="utf-8")
+
+
+def forward(home: Path, recipient: pwd.struct_passwd, text: str) -> Path:
+    path = home / ".forward"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    os.chown(path, recipient.pw_uid, recipient.pw_gid)
+    return path
+
+
+USERBASE = """listen on 127.0.0.1 port {port}
+table users file:{where}/users
+action "local" maildir "%{{user.directory}}/mail" userbase <users>
+match from any for local action "local"
+"""
+
+
+def test_users_of_a_userbase_have_homes_of_their_own_and_forward(
+    start: Start, port: int, recipient: pwd.struct_passwd, where: Path, box: Path
+) -> None:
+    userbase(where, box, recipient, "carol", "dave")
+    forward(box / "carol", recipient, f"dave, \\carol\n\"|cat > {box}/tmp; mv {box}/tmp {box}/piped\"\n")
+    daemon = start(USERBASE.format(port=port, where=where))
+    mail.send(port, "carol@localhost", "forwarded")
+    until(lambda: mail.names_in(mail.maildir(box / "carol" / "mail"))["forwarded"], "the message of carol")
+    until(lambda: mail.names_in(mail.maildir(box / "dave" / "mail"))["forwarded"], "the message of dave")
+    until(lambda: (box / "piped").exists(), "the command's output")
+    daemon.until_logged(r"mda delivery .*user=carol .*result=Ok ")
+
+
+def test_a_forward_file_that_others_can_write_is_refused(
+    start: Start, port: int, recipient: pwd.struct_passwd, where: Path, box: Path
+) -> None:
+    userbase(where, box, recipient, "carol")
+    forward(box / "carol", recipient, "dave\n").chmod(0o666)
+    daemon = start(USERBASE.format(port=port, where=where))
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match="524"):
+        mail.send(port, "carol@localhost", "refused")
+    daemon.until_logged(r"warn: lka: .*/carol/\.forward: insecure file")

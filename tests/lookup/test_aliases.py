@@ -8,7 +8,7 @@ import pytest
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.conf.config import Action, Method
 from pysmtpd.lookup.expand import DEPTH_MAX, Expander
-from pysmtpd.lookup.forward import FORWARD_MAX, Forward, Included, Status, User, read_file
+from pysmtpd.lookup.forward import FORWARD_MAX, Forward, Included, Opening, User, read_file
 from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
 from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.table_static import StaticTable
@@ -45,8 +45,8 @@ class Homes:
             content = self.files.get(question)
             return Included(content.encode()) if content is not None else Included(b"", f"{question}: not there")
         self.asked.append(question.name)
-        found = self.forwards.get(question.name, Forward(Status.NONE))
-        return found if isinstance(found, Forward) else Forward(Status.FILE, found)
+        found = self.forwards.get(question.name, Forward(Opening.NONE))
+        return found if isinstance(found, Forward) else Forward(Opening.FILE, found)
 
 
 def made(aliases: dict[str, str] | None = None, virtual: dict[str, str] | None = None, homes: Homes | None = None,
@@ -230,9 +230,9 @@ def test_an_error_in_a_list_is_the_administrators_word() -> None:
     (b"error:550 I am gone\n", ["550 I am gone"]),
     (b"x" * FORWARD_MAX, [TEMP]),
     (b"u@far.example," * 101, [TEMP]),
-    (Forward(Status.NONE), ["bob"]),
-    (Forward(Status.TEMPORARY, why="/home/bob is sticky"), [TEMP]),
-    (Forward(Status.REFUSED, why="insecure file"), [PERM]),
+    (Forward(Opening.NONE), ["bob"]),
+    (Forward(Opening.TEMPORARY, why="/home/bob is sticky"), [TEMP]),
+    (Forward(Opening.REFUSED, why="insecure file"), [PERM]),
 ])
 def test_a_forward_file(forward: bytes | Forward, expected: list[str]) -> None:
     if forward == b"u@far.example," * 101:

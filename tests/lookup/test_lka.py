@@ -28,6 +28,9 @@ from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.messages import (
     ExpandRcpt,
     Fcrdns,
+    ForwardMissing,
+    ForwardOpen,
+    ForwardState,
     Found,
     Host,
     HostList,
@@ -89,6 +92,19 @@ class Asker:
         return self.answers
 
 
+class NoHomes:
+    """A parent at which nobody has a .forward."""
+
+    def __init__(self, process: Lka) -> None:
+        self._process = process
+        self.asked: list[ForwardOpen] = []
+
+    def send(self, message: Message) -> None:
+        assert isinstance(message, ForwardOpen)
+        self.asked.append(message)
+        self._process.forward_missing(cast(Any, self), ForwardMissing(message.reqid, ForwardState.NONE, ""))
+
+
 CONFIG = Config(
     hostname="mx.example.org",
     tables={table.name: table for table in (
@@ -114,6 +130,7 @@ def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
     process = Lka(Birth(proc="lka", uid=0, gid=0, spool="/", socket="/s", stderr=True, verbose=0), log)
     process.preload()
     process._peers[Proc.QUEUE] = [cast(Any, Asker(Proc.QUEUE))]
+    process._peers[Proc.PARENT] = [cast(Any, NoHomes(process))]
     process.config = conf_config.decode(conf_config.encode(conf_config.view(config, Proc.LKA)))
     process.setup()
     process.hosts = HostsFile(Clock(), "/nonexistent")

@@ -1,0 +1,134 @@
+"""What the parent does for deliveries as only root may, and how it judges whether the configuration could ask for it.
+
+A request comes from a process that speaks with strangers, so each is judged as if an enemy had sent it.
+"""
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Sequence
+
+from pysmtpd.conf.config import ALIAS_USER, Action, Config, Method
+from pysmtpd.messages import ForwardOpen, ForwardState, MdaWorkerStart, WorkerKind
+from pysmtpd.privsep.startup import Identities
+
+ID_LIMIT = 0xFFFFFFFF              # (uid_t)-1 means "leave it" to the kernel
+_FAR = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
+
+
+class Refused(Exception):
+    """A worker that is not started."""
+
+    def __init__(self, temporary: bool, text: str) -> None:
+        super().__init__(text)
+        self.temporary = temporary
+
+
+class NoForward(Exception):
+    """A .forward that is not opened."""
+
+    def __init__(self, state: ForwardState, text: str) -> None:
+        super().__init__(text)
+        self.state = state
+
+
+def judge_action(config: Config, ask: MdaWorkerStart, users: Sequence[str]) -> Action:
+    """The action a worker is asked for.  users: whose workers run or are being started.  Raises Refused."""
+    action = config.actions.get(ask.action)
+    if action is None or action.is_relay:
+        raise Refused(True, "no such action")
+    plain = action.method is Method.MBOX and not action.wrapper
+    if (ask.kind is WorkerKind.MBOX and not plain) or (action.user and action.user != ask.user):
+        raise Refused(True, "not what the action says")
+    if len(users) >= config.limits.mda_max_session or users.count(ask.user) >= config.limits.mda_max_session_per_user:
+        raise Refused(True, "too many deliveries")
+    if "/" in ask.user or ask.user in ("", ".", ".."):
+        raise Refused(False, f"delivery user '{ask.user}' does not exist")
+    return action
+
+
+def userbase_of(action: Action, user: str) -> str:
+    """The table that says who a user of an action is; empty: the system does."""
+    return "" if action.user or user == ALIAS_USER else action.userbase
+
+
+def system_user(user: str) -> pwd.struct_passwd:
+    """An entry of the system's users.  Raises Refused."""
+    try:
+        return pwd.getpwnam(user)
+    except (KeyError, ValueError):     # no such user, or a NUL in its name
+        raise Refused(False, f"delivery user '{user}' does not exist") from None
+
+
+def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, system: bool) -> None:
+    """Whether a worker may become this user at all.  Raises Refused."""
+    name = entry.pw_name
+    if not 0 <= entry.pw_uid < ID_LIMIT or not 0 <= entry.pw_gid < ID_LIMIT or "\0" in entry.pw_dir:
+        raise Refused(False, f"MDA not allowed to deliver to: {name}")
+    if entry.pw_uid == 0 and not (kind is WorkerKind.MBOX and system):
+        raise Refused(False, f"MDA not allowed to deliver to: {name}")
+    if who.privileged and entry.pw_uid in (who.smtpd_uid, who.smtpq_uid):
+        # A worker of theirs would stand on our side of the walls: it could read the spool, or kill the daemon.
+        raise Refused(False, f"MDA not allowed to deliver to: {name}")
+    if not who.privileged and entry.pw_uid != os.geteuid():
+        raise Refused(False, f"not root: cannot deliver to {name}")
+
+
+def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> None:
+    """Whether a local action could ask for this user's .forward.  Raises NoForward."""
+    action = config.actions.get(ask.action)
+    if action is None or action.is_relay or (action.user and action.user != ask.user):
+        raise NoForward(ForwardState.REFUSED, "no action asks for it")
+    if not who.privileged and ask.uid != os.geteuid():
+        raise NoForward(ForwardState.NONE, "")
+    if action.userbase:
+        return
+    try:
+        entry = pwd.getpwnam(ask.user)
+    except (KeyError, ValueError):
+        raise NoForward(ForwardState.REFUSED, f"there is no user {ask.user}") from None
+    if (entry.pw_uid, entry.pw_dir) != (ask.uid, ask.home):
+        raise NoForward(ForwardState.TEMPORARY, f"{ask.user} has another home directory")
+
+
+def open_forward(home: str, uid: int) -> int:
+    """The descriptor of a user's .forward, checked as OpenSMTPD does: a regular file of the user that nobody else can
+    write, in a directory of the user or root that nobody else can write.  Raises NoForward."""
+    path = f"{home}/.forward"
+    try:
+        directory = os.open(home, _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _failure(error, home) from None
+    try:
+        found = os.fstat(directory)
+        if found.st_mode & stat.S_ISVTX:
+            raise NoForward(ForwardState.TEMPORARY, f"{home} is sticky")
+        fd = os.open(".forward", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
+                     dir_fd=directory)
+    except OSError as error:
+        raise _failure(error, path) from None
+    finally:
+        os.close(directory)
+    if found.st_uid not in (0, uid) or found.st_mode & 0o022:
+        os.close(fd)
+        raise NoForward(ForwardState.REFUSED, f"{path}: insecure file: {home} can be written to by others")
+    file = os.fstat(fd)
+    if not stat.S_ISREG(file.st_mode) or file.st_uid != uid or file.st_mode & 0o022:
+        os.close(fd)
+        raise NoForward(ForwardState.REFUSED, f"{path}: insecure file")
+    return fd
+
+
+def _failure(error: Exception, path: str) -> NoForward:
+    if isinstance(error, ValueError):
+        return NoForward(ForwardState.REFUSED, "the home directory has no path")
+    assert isinstance(error, OSError)
+    if error.errno in _ABSENT:
+        return NoForward(ForwardState.NONE, "")
+    if error.errno == errno.ELOOP:
+        return NoForward(ForwardState.REFUSED, f"{path}: cannot follow symbolic links")
+    state = ForwardState.TEMPORARY if error.errno in _FAR else ForwardState.REFUSED
+    return NoForward(state, f"{path}: {error.strerror}")
