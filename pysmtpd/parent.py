@@ -52,7 +52,7 @@ from pysmtpd.messages import (
     UserTold,
     WorkerKind,
 )
-from pysmtpd.privsep import delivery, jail, keyfiles, listen, log, spawn, startup
+from pysmtpd.privsep import delivery, doors, jail, keyfiles, listen, log, notify, spawn, startup
 from pysmtpd.privsep.delivery import NoForward, Refused
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
@@ -105,6 +105,8 @@ class Parent(Process):
         self.options = options
         self.who = who
         self.ready_pipe: int | None = None
+        self.inherited: list[socket.socket] = []  # of the service manager
+        self.manager = ""                         # the socket it hears us on
         self._lock = lock
         self._pids: dict[int, tuple[Proc, int]] = {}
         self._workers: dict[int, Worker] = {}
@@ -121,9 +123,10 @@ class Parent(Process):
         self.log(logline.STARTING.format(name="pysmtpd", version=_version()))
         self._warn()
         conf = self._start_conf()
-        listeners = [(i, listen.listen(one)) for i, one in enumerate(self.config.listeners) if not one.is_socket]
+        self._doors = doors.Doors(self.config.listeners, self.inherited, self.log)
+        listeners = self._doors.open()
         self._control = listen.control_socket(self.paths.socket)
-        names = [(proc, 0) for proc in CHILDREN]
+        names = [(proc, index) for proc in CHILDREN for index in range(self._number(proc))]
         for proc, index in names:
             self._start_child(proc, index)
         self._wire(names, conf)
@@ -193,6 +196,19 @@ class Parent(Process):
             peer.send(SetupPeer(Proc.CONF.value, 0), b.detach())
         conf.send(SetupDone(0, []))
 
+    def _number(self, proc: Proc) -> int:
+        """How many of these there are."""
+        return self.config.smtp_workers if proc is Proc.SMTP else 1
+
+    def _open_again(self) -> None:
+        """Addresses that were absent may be there now."""
+        for index, sock in self._doors.again():
+            for peer in self.peers(Proc.SMTP):
+                peer.send(SetupListener(index), os.dup(sock.fileno()))
+            sock.close()
+        if self._doors.waiting:
+            self.loop.call_later(doors.AGAIN, self._open_again)
+
     def _hand_over(self, listeners: list[tuple[int, socket.socket]]) -> None:
         for peer in self.peers(Proc.SMTP):
             for index, sock in listeners:
@@ -250,6 +266,8 @@ class Parent(Process):
         self.loop.add_signal_handler(signal.SIGHUP, self._hangup)
         for peer in (conf, *self._children()):
             peer.attach(self.loop)
+        if self._doors.waiting:
+            self.loop.call_later(doors.AGAIN, self._open_again)
         if self._watch:
             self.loop.call_later(keyfiles.LOOK, self._look_at_files)
         timer = self.loop.call_later(START_TIMEOUT, self._too_slow)
@@ -281,12 +299,19 @@ class Parent(Process):
             return
         self._timer.cancel()
         self.log("info: ready", Level.DEBUG)
+        self._notify("READY=1")
         if self.ready_pipe is not None:
             os.write(self.ready_pipe, b"0")
             os.close(self.ready_pipe)
             self.ready_pipe = None
             if not self.options.stderr:
                 jail.let_go_of_terminal(stderr=False)
+
+    def _notify(self, state: str) -> None:
+        try:
+            notify.notify(self.manager, state)
+        except OSError as error:
+            self.log(f"warn: parent: the service manager does not hear: {error.strerror}", Level.ERR)
 
     @handles(LogReopen)
     def log_reopen(self, peer: Peer, _message: LogReopen) -> None:
@@ -301,6 +326,7 @@ class Parent(Process):
         self._status = self._status or status
         if not self._leaving:
             self._leaving = True
+            self._notify("STOPPING=1")
             self._timer.cancel()
             self._next_stage()
 
@@ -506,6 +532,7 @@ def _detach() -> int:
 def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoReturn:
     """Start the daemon.  Raises StartError; otherwise ends the program."""
     spawn.open_standard_descriptors()
+    sockets = doors.inherited(environ, os.getpid())
     who = startup.identities(environ)
     where = startup.find_paths(state_dir, environ)
     startup.prepare_spool(where, who)
@@ -517,6 +544,8 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
     parent = Parent(birth, Log(stderr=options.stderr, verbose=bool(options.verbose)), options, who, lock)
     parent.paused = set(options.paused)
     parent.ready_pipe = ready
+    parent.inherited = sockets
+    parent.manager = environ.get("NOTIFY_SOCKET", "")
     setproctitle.setproctitle("pysmtpd: [priv]")
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:

@@ -227,6 +227,7 @@ class Smtp(Process):
         self.sockets: dict[int, socket.socket] = {}
         self.server_tls = ServerTls()
         self.doors: list[Door] = []
+        self.serving = False
         self.clients: dict[int, Client] = {}
         self._choked: dict[int, Client] = {}
         self._msgids: deque[MsgId] = deque()
@@ -237,7 +238,9 @@ class Smtp(Process):
 
     @handles(SetupListener)
     def setup_listener(self, peer: Peer, message: SetupListener) -> None:
-        self.sockets[message.index] = socket.socket(fileno=peer.claim_fd())
+        sock = self.sockets[message.index] = socket.socket(fileno=peer.claim_fd())
+        if self.serving and "smtp" not in self.paused:
+            self._listen_on(message.index, sock)   # an address that was absent until now
 
     @handles(SetupFile)
     def setup_file(self, peer: Peer, message: SetupFile) -> None:
@@ -279,13 +282,17 @@ class Smtp(Process):
         self._want_msgids()
         if self.server_tls.contexts:
             self._report_daily()
+        self.serving = True
         if "smtp" not in self.paused:
             self._listen()
 
     def _listen(self) -> None:
         for index, sock in self.sockets.items():
-            sock.setblocking(False)
-            self.loop.add_reader(sock.fileno(), self._accept, sock, self.doors[index])
+            self._listen_on(index, sock)
+
+    def _listen_on(self, index: int, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.loop.add_reader(sock.fileno(), self._accept, sock, self.doors[index])
 
     def _unlisten(self) -> None:
         for sock in self.sockets.values():

@@ -304,6 +304,7 @@ class Config(Frozen):
     max_deferred: int = 100
     sub_addr_delim: str = "+"               # any of these characters
     smtp_ciphers: str = ""
+    smtp_workers: int = 1                   # ours: processes that share the listeners
     srs_key: Secret | None = None
     srs_backup: Secret | None = None
     srs_ttl: int = 4
@@ -321,7 +322,7 @@ def spool_name(name: str) -> str:
 
 # Which fields of Config a process gets.  What is not named here stays at its default in the view.
 VIEWS: dict[Proc, frozenset[str]] = {
-    Proc.PARENT: frozenset({"listeners", "actions", "pkis", "cas", "limits"}),
+    Proc.PARENT: frozenset({"listeners", "smtp_workers", "actions", "pkis", "cas", "limits"}),
     Proc.CONTROL: frozenset(),
     Proc.LKA: frozenset({"tables", "actions", "rules", "sub_addr_delim", "srs_key", "srs_backup", "srs_ttl",
                          "resolvers", "queue_ttl"}),

@@ -34,6 +34,7 @@ from pysmtpd.conf.words import CLASSIC_RESERVED, RESERVED
 
 INCLUDES_MAX = 16                  # files inside each other
 NUMBER_MAX = 2**31 - 1
+WORKERS_MAX = 32
 
 
 def statement(p: Parser) -> None:
@@ -259,14 +260,17 @@ def scheduler(p: Parser, _word: Token) -> None:
 
 
 def smtp(p: Parser, _word: Token) -> None:
-    """smtp = "smtp" ( "limit" { limit } | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING )"""
-    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim")
+    """smtp = "smtp" ( "limit" { limit } | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING
+    | "workers" NUMBER )"""
+    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers")
     if word.text == "limit":
         grammar_limit.limits(p, "smtp")
     elif word.text == "ciphers":
         p.draft.settings["smtp_ciphers"] = p.string("a list of ciphers").text
     elif word.text == "max-message-size":
         p.draft.settings["max_message_size"] = p.value("a size", size)
+    elif word.text == "workers":
+        p.draft.settings["smtp_workers"] = p.number("workers", 1, WORKERS_MAX)
     else:
         p.draft.settings["sub_addr_delim"] = p.value("a list of delimiters", _delimiters)
 

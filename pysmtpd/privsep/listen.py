@@ -1,36 +1,14 @@
-"""The sockets only the parent binds: listeners and the control socket; and the files only it opens."""
+"""The control socket, which only the parent binds, and the files that only it opens."""
 
 import contextlib
 import os
 import socket
 import stat
 
-from pysmtpd.conf.config import Listener
 from pysmtpd.privsep.mproc import refuse_descriptors
 from pysmtpd.privsep.startup import StartError
 
 BACKLOG = 511
-
-
-def listen(listener: Listener) -> socket.socket:
-    """Bound and listening.  Raises StartError."""
-    family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(socket.getaddrinfo(listener.address, listener.port, family, socket.SOCK_STREAM,
-                                     flags=socket.AI_NUMERICHOST)[0][4])
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        where = f"{listener.address} port {listener.port}"
-        hint = "; ports below 1024 need root" if isinstance(error, PermissionError) else ""
-        at = f"{listener.at}: " if listener.at.line else ""
-        raise StartError(f"{at}cannot listen on {where}: {error.strerror}{hint}") from None
-    return sock
 
 
 def control_socket(path: str) -> socket.socket:

@@ -155,7 +155,7 @@ class Daemon:
         assert self.process is not None
         if not self.wrapper:
             return self.process.pid
-        return next(pid for pid in descendants(self.process.pid) if title(pid) == PRIV)
+        return next(pid for pid in (self.process.pid, *descendants(self.process.pid)) if title(pid) == PRIV)
 
     def pids(self) -> dict[Proc, int]:
         """The running processes of the daemon."""
