@@ -165,8 +165,8 @@ def test_300_lines_are_read_in_100_ms() -> None:
     text += "".join(part.format(number) for number in range(50))
     assert text.count("\n") > 300
     times = []
-    for _ in range(3):
-        start = time.process_time()
+    for _ in range(5):
+        start = time.process_time()    # not the time others have on this machine
         assert read(text).errors == []
         times.append(time.process_time() - start)
     assert min(times) < 0.1
