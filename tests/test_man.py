@@ -17,9 +17,22 @@ from pysmtpd import __main__ as daemon
 from pysmtpd.base import format
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.trace import NAMES
-from pysmtpd.conf import grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
+from pysmtpd.conf import (
+    classic,
+    classic_deliver,
+    classic_listen,
+    classic_relay,
+    classic_rule,
+    grammar,
+    grammar_action,
+    grammar_filter,
+    grammar_limit,
+    grammar_listen,
+    grammar_match,
+)
 from pysmtpd.conf.config import Config, Limits, MtaLimits
 from pysmtpd.conf.load import load
+from pysmtpd.conf.migrate import migrate
 from pysmtpd.lookup import trial
 from smtpctl import commands, options
 from tests.conf.machine import PATH, Machine
@@ -52,18 +65,18 @@ GENERATE = _generator()
 
 # What the manual says.
 
-def _words(line: str) -> Iterator[str]:
-    """The words that a line of mdoc marks with Ic."""
+def _words(line: str, macro: str = "Ic") -> Iterator[str]:
+    """The words that a line of mdoc marks with Ic, or another macro."""
     inside = False
     for token in line[1:].split():
         if token in MACROS:
-            inside = token == "Ic"
+            inside = token == macro
         elif inside and re.fullmatch(r"[a-z0-9-]+", token):
             yield token
 
 
-def _said(text: str) -> set[str]:
-    return {word for line in text.split("\n") if re.match(r"\.[A-Z]", line) for word in _words(line)}
+def _said(text: str, macro: str = "Ic") -> set[str]:
+    return {word for line in text.split("\n") if re.match(r"\.[A-Z]", line) for word in _words(line, macro)}
 
 
 def _section(title: str, text: str = SMTPD_CONF) -> str:
@@ -135,6 +148,20 @@ def test_every_production_that_is_named_is_there() -> None:
 def test_the_manual_has_the_words_of_the_grammar_and_no_others() -> None:
     said, there = _said(SMTPD_CONF), _read() | _limits()
     assert (sorted(there - said), sorted(said - there)) == ([], []), HINT
+
+
+def test_the_classic_language_is_described_and_nothing_else() -> None:
+    read = {word for module in (classic, classic_deliver, classic_listen, classic_relay, classic_rule)
+            for word in _asked(module) if re.fullmatch("[a-z0-9-]+", word)}
+    read |= {*classic.STATEMENTS, *classic.SHARED, *classic_rule._LOOKUP, "backup"}
+    said, today = _said(_section("CLASSIC LANGUAGE"), "Cm"), set(grammar_listen.LISTEN_OPTIONS)
+    assert (sorted(read - said - today), sorted(said - read)) == ([], []), HINT.replace("Ic", "Cm")
+
+
+def test_the_example_of_the_classic_language_becomes_what_the_manual_says() -> None:
+    then, now = _examples("CLASSIC LANGUAGE")
+    machine = Machine(then)
+    assert migrate(PATH, machine).text == now
 
 
 @pytest.mark.parametrize("title, words", [
