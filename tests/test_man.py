@@ -49,7 +49,7 @@ MACROS = frozenset({
     "Xc", "Xo",
 })
 # Of other systems or packages.
-FOREIGN = frozenset({"services 5", "newaliases 8", "aliases 5", "forward 5", "makemap 8"})
+FOREIGN = frozenset({"services 5", "newaliases 8", "makemap 8"})
 
 
 def _generator() -> ModuleType:
