@@ -24,7 +24,10 @@ from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
 from pysmtpd.imsg import ImsgError, Message
-from pysmtpd.lookup import mx, rdns, resolver, services
+from pysmtpd.lookup import auth_build, mx, rdns, resolver, senders, services
+from pysmtpd.lookup.auth import Authenticator
+from pysmtpd.lookup.auth_dovecot import DovecotBackend
+from pysmtpd.lookup.auth_system import Children
 from pysmtpd.lookup.build import bad_patterns, build_tables
 from pysmtpd.lookup.expand import Expander, explain
 from pysmtpd.lookup.facts import UNKNOWN
@@ -39,6 +42,10 @@ from pysmtpd.lookup.table import Service, TableError
 from pysmtpd.lookup.userinfo import userinfo
 from pysmtpd.messages import (
     SEALED_MAX,
+    AuthAnswered,
+    AuthMechanisms,
+    AuthRefused,
+    AuthStarted,
     ExpandRcpt,
     Fcrdns,
     ForwardMissing,
@@ -53,6 +60,11 @@ from pysmtpd.messages import (
     NameLookedUp,
     RcptExpanded,
     SealKey,
+    SenderChecked,
+    SmtpAuth,
+    SmtpAuthCancel,
+    SmtpAuthResponse,
+    SmtpCheckSender,
     SmtpLookupName,
     UserAsk,
     UserTold,
@@ -133,11 +145,16 @@ class Lka(Process):
         self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
         self.hosts.hosts()
+        self.auth_children = Children(lambda message: self.peer(Proc.PARENT).send(message), self.new_reqid)
+        self.auth = Authenticator(lambda text: self.log(text, Level.ERR))
+        self.auth.backends = auth_build.build(self.config.listeners, self.tables, self.auth_children,
+                                              self.random.randbytes)
 
     def start(self) -> None:
         self.peer(Proc.QUEUE).send(SealKey(self._key))
         servers = resolver.NameServers(self.config.resolvers, time.monotonic)
         self.resolver = resolver.Resolver(servers, self.hosts)
+        self._tell_mechanisms()
 
     # recipients
 
@@ -310,6 +327,69 @@ class Lka(Process):
             return MtaLookedUp(message.reqid, Found.YES, names[0])
         failed = found.status is Status.TEMPFAIL
         return MtaLookedUp(message.reqid, Found.TEMPFAIL if failed else Found.NO, "")
+
+    # who a client is
+
+    @handles(SmtpAuth)
+    def auth_begin(self, peer: Peer, message: SmtpAuth) -> None:
+        self.auth.begin(message, peer, peer.send)
+
+    @handles(SmtpAuthResponse)
+    def auth_response(self, peer: Peer, message: SmtpAuthResponse) -> None:
+        self.auth.respond(message.reqid, peer, message.data)
+
+    @handles(SmtpAuthCancel)
+    def auth_cancel(self, peer: Peer, message: SmtpAuthCancel) -> None:
+        self.auth.cancel(peer, message.reqid)
+
+    def _tell_mechanisms(self) -> None:
+        """smtp offers what the back ends can do; Dovecot's are known once it was asked."""
+        for number, backend in self.auth.backends.items():
+            for peer in self.peers(Proc.SMTP):
+                peer.send(AuthMechanisms(number, list(backend.mechanisms())))
+                if isinstance(backend, DovecotBackend):
+                    failed = AuthMechanisms(number, list(backend.mechanisms()))
+                    self._answer(peer, self._greet(number, backend), failed)
+
+    async def _greet(self, number: int, backend: DovecotBackend) -> Message | None:
+        try:
+            await backend.greet()
+        except TableError as error:
+            self.log(f"warn: lka: authentication: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
+            return None
+        return AuthMechanisms(number, list(backend.mechanisms()))
+
+    @handles(AuthStarted)
+    def auth_started(self, peer: Peer, message: AuthStarted) -> None:
+        self.auth_children.started(message.reqid, self.adopt(socket.socket(fileno=peer.claim_fd()), Proc.AUTH))
+
+    @handles(AuthRefused)
+    def auth_refused(self, _peer: Peer, message: AuthRefused) -> None:
+        self.auth_children.refused(message)
+
+    @handles(AuthAnswered)
+    def auth_answered(self, peer: Peer, message: AuthAnswered) -> None:
+        self.auth_children.answered(peer, message)
+
+    def lost(self, peer: Peer, reason: str) -> None:
+        self.auth_children.lost(peer)
+
+    @handles(SmtpCheckSender)
+    def check_sender(self, peer: Peer, message: SmtpCheckSender) -> None:
+        def step(memo: Memo) -> Message:
+            try:
+                found = senders.may_send(self.tables, message.table, message.user, message.sender,
+                                         self.config.sub_addr_delim, memo)
+            except TableError as error:
+                self.log(f"warn: lka: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
+                return SenderChecked(message.reqid, Found.TEMPFAIL)
+            return SenderChecked(message.reqid, Found.YES if found else Found.NO)
+
+        memo = Memo()
+        try:
+            peer.send(memo.run(step))
+        except Pending as pending:
+            self._answer(peer, memo.settle(step, pending), SenderChecked(message.reqid, Found.TEMPFAIL))
 
     # answers that take time
 

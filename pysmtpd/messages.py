@@ -11,12 +11,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from pysmtpd.base.envelope import U8, U32, U64, Agent, Envelope, Name, Schedule, Time
+from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.procs import CHILDREN, Proc
 from pysmtpd.imsg import BODY_MAX, CHUNK_MAX, Message, declare
 
 PARENT, CONF, CONTROL, LKA = Proc.PARENT, Proc.CONF, Proc.CONTROL, Proc.LKA
 QUEUE, SCHEDULER, SMTP, MTA, MDA = Proc.QUEUE, Proc.SCHEDULER, Proc.SMTP, Proc.MTA, Proc.MDA
-WORKER, CLIENT = Proc.WORKER, Proc.CLIENT
+WORKER, CLIENT, AUTH = Proc.WORKER, Proc.CLIENT, Proc.AUTH
 
 Chunk = Annotated[bytes, Meta(max_length=CHUNK_MAX)]
 Text = Annotated[str, Meta(max_length=1024)]
@@ -175,6 +176,152 @@ class SealKey(Message):
 
     def __repr__(self) -> str:
         return "SealKey(...)"
+
+
+# --- smtp asks lka: who does this client say it is, and may it ------------------------------------------
+
+class Found(enum.IntEnum):
+    """How a look-up ended."""
+
+    YES = 0
+    NO = 1
+    TEMPFAIL = 2
+
+
+Sasl = Annotated[bytes, Meta(max_length=12288)]   # RFC 4954 4
+
+
+@declare(0x28, SMTP >> LKA)
+class SmtpAuth(Message):
+    """An AUTH begins; its credentials are what follows, or already here.  lka answers each of these and each
+    SmtpAuthResponse by an AuthChallenge or an AuthDone."""
+
+    reqid: U64
+    listener: U32                  # which of the configuration's
+    mechanism: Name
+    has_initial: bool              # something came with the command:
+    initial: Sasl
+    address: Name                  # the client's
+    identities: Annotated[list[Name], Meta(max_length=16)]  # the names in its verified certificate
+
+    def __repr__(self) -> str:
+        return f"SmtpAuth(reqid={self.reqid}, mechanism={self.mechanism}, ...)"
+
+
+@declare(0x29, SMTP >> LKA)
+class SmtpAuthResponse(Message):
+    """The answer to an AuthChallenge."""
+
+    reqid: U64
+    data: Sasl
+
+    def __repr__(self) -> str:
+        return f"SmtpAuthResponse(reqid={self.reqid}, ...)"
+
+
+@declare(0x2A, SMTP >> LKA)
+class SmtpAuthCancel(Message):
+    """Forget it; there is no answer."""
+
+    reqid: U64
+
+
+@declare(0x2B, LKA >> SMTP)
+class AuthChallenge(Message):
+    """Ask the client this."""
+
+    reqid: U64
+    data: Sasl
+
+
+class AuthResult(enum.IntEnum):
+    """How an AUTH ended."""
+
+    OK = 0
+    PERMFAIL = 1
+    TEMPFAIL = 2
+    MALFORMED = 3
+
+
+@declare(0x2C, LKA >> SMTP)
+class AuthDone(Message):
+    """user is who the client is, or said it was; empty where it did not come to that."""
+
+    reqid: U64
+    result: AuthResult
+    user: Name
+
+
+@declare(0x2D, LKA >> SMTP)
+class AuthMechanisms(Message):
+    """What a listener can offer, from now on."""
+
+    listener: U32
+    names: Annotated[list[Name], Meta(max_length=32)]
+
+
+@declare(0x2E, SMTP >> LKA)
+class SmtpCheckSender(Message):
+    """Whether a user may send as this."""
+
+    reqid: U64
+    table: Name
+    user: Name
+    sender: MailAddr
+
+
+@declare(0x2F, LKA >> SMTP)
+class SenderChecked(Message):
+    """YES: it may."""
+
+    reqid: U64
+    found: Found
+
+
+# --- lka, the child that checks a system user's password, and the parent that starts it -----------------
+
+
+@declare(0x30, LKA >> PARENT)
+class AuthStart(Message):
+    """Start one.  The parent refuses when no listener authenticates system users."""
+
+    reqid: U64
+
+
+@declare(0x31, PARENT >> LKA, fd=True)
+class AuthStarted(Message):
+    """The socket to it."""
+
+    reqid: U64
+
+
+@declare(0x32, PARENT >> LKA)
+class AuthRefused(Message):
+    """There is none."""
+
+    reqid: U64
+    text: Text
+
+
+@declare(0x33, LKA >> AUTH)
+class AuthAsk(Message):
+    """Whether it is the password."""
+
+    reqid: U64
+    user: Name
+    password: Annotated[str, Meta(max_length=2047)]
+    address: Name                  # the client's
+
+    def __repr__(self) -> str:
+        return f"AuthAsk(reqid={self.reqid}, user={self.user!r}, ...)"
+
+
+@declare(0x34, AUTH >> LKA)
+class AuthAnswered(Message):
+    """OK, PERMFAIL or TEMPFAIL."""
+
+    reqid: U64
+    result: AuthResult
 
 
 # --- smtp asks queue to make a message durable, with all its envelopes, in one step ------------------
@@ -464,14 +611,6 @@ class MtaLookup(Message):
     service: Name                  # relayhost, source, addrname, credentials, ptr
     table: Name
     key: Name
-
-
-class Found(enum.IntEnum):
-    """How a look-up ended."""
-
-    YES = 0
-    NO = 1
-    TEMPFAIL = 2
 
 
 @declare(0xA3, LKA >> MTA)

@@ -27,6 +27,9 @@ from pysmtpd.conf import config as conf_config
 from pysmtpd.conf.config import Config
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
+    AuthRefused,
+    AuthStart,
+    AuthStarted,
     ConfDone,
     ConfView,
     ForwardMissing,
@@ -61,6 +64,7 @@ from pysmtpd.privsep.startup import Identities, StartError
 from pysmtpd.readconf import Job
 
 START_TIMEOUT = 20.0
+AUTH_MAX = 8                       # passwords of system users being checked
 STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
 USER_TIMEOUT = 40.0                # seconds for lka to look a user up; it has its own limits
 WHY_MAX = 1024                     # octets
@@ -111,6 +115,7 @@ class Parent(Process):
         self._pids: dict[int, tuple[Proc, int]] = {}
         self._workers: dict[int, Worker] = {}
         self._asking: dict[int, MdaWorkerStart] = {}   # until lka has told who the user is
+        self._auths: set[int] = set()
         self._waiting: set[tuple[Proc, int]] = set()
         self._stage = -1
         self._stage_timer: asyncio.TimerHandle | None = None
@@ -335,7 +340,7 @@ class Parent(Process):
             self._stage_timer.cancel()
         self._stage += 1
         if self._stage == len(STOP_ORDER):
-            for pid in self._workers:
+            for pid in (*self._workers, *self._auths):
                 _kill(pid, signal.SIGTERM)
                 _kill(pid, signal.SIGCONT)     # its user may have stopped it
             self.loop.stop()
@@ -365,6 +370,8 @@ class Parent(Process):
                 break
             if pid in self._workers:
                 self._worker_gone(pid, status)
+            elif pid in self._auths:
+                self._auths.discard(pid)
             elif pid in self._pids:
                 self._child_gone(pid, status)
         if self._leaving and 0 <= self._stage < len(STOP_ORDER):
@@ -471,6 +478,32 @@ class Parent(Process):
         worker = self._workers.pop(pid)
         if not self.peer(Proc.MDA).closed:
             self.peer(Proc.MDA).send(MdaWorkerExited(worker.reqid, _cause(status)))
+
+    # passwords of system users
+
+    @handles(AuthStart)
+    def auth_start(self, peer: Peer, ask: AuthStart) -> None:
+        refused = self._judge_auth()
+        if refused:
+            peer.send(AuthRefused(ask.reqid, refused))
+            return
+        mine, theirs = pair()
+        refuse_descriptors(mine)
+        try:
+            self._auths.add(spawn.spawn("pysmtpd.lookup.system_users", [], theirs))
+        except OSError as error:
+            mine.close()
+            peer.send(AuthRefused(ask.reqid, f"{error.strerror}"))
+            return
+        finally:
+            theirs.close()
+        peer.send(AuthStarted(ask.reqid), mine.detach())
+
+    def _judge_auth(self) -> str:
+        """Why no password may be checked, or an empty string."""
+        if not any(one.auth and not one.auth_table and not one.auth_backend for one in self.config.listeners):
+            return "no listener authenticates system users"
+        return "too many at once" if len(self._auths) >= AUTH_MAX else ""
 
 
 def _hand_files(peer: Peer, files: list[KeyFile]) -> None:

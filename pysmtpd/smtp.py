@@ -18,10 +18,13 @@ from pysmtpd.base.struct import replace
 from pysmtpd.base.text import vis
 from pysmtpd.base.trace import Trace
 from pysmtpd.conf.config import Listener, Tls
-from pysmtpd.imsg import BY_CLASS, Message
+from pysmtpd.imsg import BY_CLASS, ImsgError, Message
 from pysmtpd.messages import (
     BODY_WINDOW,
     PKI_MAX,
+    AuthChallenge,
+    AuthDone,
+    AuthMechanisms,
     BodyCredit,
     Certificates,
     CtlDone,
@@ -31,6 +34,7 @@ from pysmtpd.messages import (
     NameLookedUp,
     RcptExpanded,
     RenewFiles,
+    SenderChecked,
     SetupFile,
     SetupListener,
     SmtpBody,
@@ -45,7 +49,7 @@ from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.privsep.server_tls import DAY, ServerTls
 from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo
-from pysmtpd.session.effects import Ask, Body, Close, Count, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
 
 SESSION_TIMEOUT = 300.0
@@ -62,6 +66,9 @@ CHOKED_TIME = 0.01                 # seconds until clients kept waiting by that 
 _ASKED: dict[type[Message], Proc] = {
     kind: route.dst for kind, spec in BY_CLASS.items() for route in spec.routes if route.src is Proc.SMTP
 }
+
+
+Answer = RcptExpanded | SmtpMessageCommitted | AuthChallenge | AuthDone | SenderChecked
 
 
 class Door:
@@ -125,7 +132,8 @@ class Client:
 
     def io_tls(self, info: TlsInfo) -> None:
         self.process.stats.add("smtp.tls")
-        self.run(self.session.tls_ready(info.text, self.process.now(), info.fingerprint, info.verified))
+        self.run(self.session.tls_ready(info.text, self.process.now(), info.fingerprint, info.verified,
+                                        info.identities))
         if not self.started:
             self._start()
 
@@ -155,6 +163,8 @@ class Client:
                 self.process.log(effect.line, effect.level)
             elif isinstance(effect, Count):
                 self.process.stats.add(effect.key, effect.amount)
+            elif isinstance(effect, AuthFailed):
+                self.process.auth_failed(self.address, effect.user)
             else:
                 self._control(effect)
 
@@ -260,7 +270,7 @@ class Smtp(Process):
         except TlsError as error:
             self.fatal(str(error))
         for number, listener in enumerate(self.config.listeners):
-            settings = SessionSettings.of(self.config, listener, self.zone)
+            settings = SessionSettings.of(self.config, listener, self.zone, number)
             self.doors.append(Door(listener, settings, self.server_tls.contexts.get(number)))
 
     def _report_certificates(self) -> None:
@@ -388,8 +398,20 @@ class Smtp(Process):
         if client is not None:
             client.answer(message)
 
-    @handles(RcptExpanded, SmtpMessageCommitted)
-    def answered(self, _peer: Peer, message: RcptExpanded | SmtpMessageCommitted) -> None:
+    @handles(AuthMechanisms)
+    def auth_mechanisms(self, _peer: Peer, message: AuthMechanisms) -> None:
+        """Sessions that begin from now on offer these."""
+        if message.listener >= len(self.doors):
+            raise ImsgError("there is no such listener")
+        door = self.doors[message.listener]
+        door.settings = door.settings._replace(mechanisms=tuple(message.names))
+
+    def auth_failed(self, _address: str, _user: str) -> None:
+        """Somebody at this address was not this user."""
+        self.stats.add("smtp.auth.failed")
+
+    @handles(RcptExpanded, SmtpMessageCommitted, AuthChallenge, AuthDone, SenderChecked)
+    def answered(self, _peer: Peer, message: Answer) -> None:
         client = self.clients.get(message.reqid)
         if client is not None:
             client.answer(message)

@@ -36,6 +36,7 @@ ALSO: dict[str, set[str]] = {
     "privsep/certificate.py": {"conf.source"},
     "privsep/reexec.py": set(),
     "deliver/worker.py": {"privsep.jail"},
+    "lookup/system_users.py": {"privsep.jail"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.
     "readconf.py": {"conf", "privsep", "lookup.reach", "lookup.trial"},
     "__main__.py": {"parent", "readconf", "privsep"},
@@ -50,7 +51,7 @@ PURE_OS = {"fork", "open", "read", "write", "stat", "listdir", "scandir", "urand
            "getpid"}
 NEVER = {"pickle", "marshal", "shelve", "imp", "crypt", "pty"}
 SOCKETS = {"control.py", "smtp.py", "mta.py", "mda.py", "lka.py", "parent.py", "readconf.py", "lookup/resolver.py",
-           "lookup/hosts.py", "lookup/rdns.py"}
+           "lookup/hosts.py", "lookup/rdns.py", "lookup/system_users.py"}
 SOCKET_PARTS = ("privsep/", "deliver/")   # a worker is a program of its own, with blocking sockets
 SYNCS = ("spool/", "deliver/")
 # What may be in the parent: nothing that reads what a stranger wrote.

@@ -72,12 +72,13 @@ def test_only_a_few_messages_are_bulk_or_carry_a_descriptor() -> None:
         "ConfView", "SmtpBody", "QueueBody", "WorkerBody", "CtlText"}
     assert {spec.cls.__name__ for spec in SPECS if spec.fd} == {
         "SetupPeer", "SetupListener", "SetupControlSocket", "SetupFile", "LogSocket", "MdaWorkerStarted",
-        "CtlSubmitReady", "ForwardOpened"}
+        "CtlSubmitReady", "ForwardOpened", "AuthStarted"}
 
 
 def test_nobody_untrusted_can_say_much() -> None:
     says = {proc: {spec.cls.__name__ for spec in SPECS for route in spec.routes if route.src is proc} for proc in Proc}
     assert says[Proc.WORKER] == {"BodyCredit", "WorkerDelivered"}
+    assert says[Proc.AUTH] == {"AuthAnswered"}
     assert says[Proc.CLIENT] == {
         "CtlSubmit", "CtlPause", "CtlEnvelopes", "CtlShowQueue", "CtlShowEnvelope", "CtlShowMessage", "CtlStats",
         "CtlShowStatus", "CtlTrace"}
@@ -86,4 +87,4 @@ def test_nobody_untrusted_can_say_much() -> None:
 def test_what_children_may_ask_of_root() -> None:
     to_parent = {spec.cls.__name__ for spec in SPECS for route in spec.routes if route.dst is Proc.PARENT}
     assert to_parent == {"ConfView", "ConfDone", "SetupReady", "LogReopen", "MdaWorkerStart", "MdaWorkerStop",
-                         "ForwardOpen", "UserTold"}
+                         "ForwardOpen", "UserTold", "AuthStart"}

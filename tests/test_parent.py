@@ -10,9 +10,12 @@ import pytest
 from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
-from pysmtpd.conf.config import Action, Config, Limits, Method
+from pysmtpd.conf.config import Action, Config, Limits, Listener, Method
 from pysmtpd.imsg import Message
 from pysmtpd.messages import (
+    AuthRefused,
+    AuthStart,
+    AuthStarted,
     ForwardMissing,
     ForwardOpen,
     ForwardState,
@@ -26,7 +29,7 @@ from pysmtpd.messages import (
     UserTold,
     WorkerKind,
 )
-from pysmtpd.parent import Options, Parent, Worker
+from pysmtpd.parent import AUTH_MAX, Options, Parent, Worker
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.process import Birth
 from pysmtpd.privsep.startup import Identities
@@ -249,6 +252,26 @@ def test_without_root_there_is_one_user(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(fixture.ask("maildir", ME, WorkerKind.USER), MdaWorkerStarted)
     refused = MdaWorkerRefused(1, False, "not root: cannot deliver to vmail")
     assert fixture.ask("maildir", "vmail", WorkerKind.USER) == refused
+
+
+def test_passwords_of_system_users_are_checked_only_where_a_listener_wants_that(
+    root: Fixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask() -> Message:
+        root.parent.auth_start(root.mda, AuthStart(1))  # type: ignore[arg-type]
+        return root.mda.sent[-1]
+
+    elsewhere = [Listener(address="a"), Listener(address="b", auth="required", auth_table="creds"),
+                 Listener(address="c", auth="required", auth_backend="dovecot", auth_path="/x")]
+    root.parent.config = replace(CONFIG, listeners=tuple(elsewhere))
+    assert ask() == AuthRefused(1, "no listener authenticates system users")
+    root.parent.config = replace(CONFIG, listeners=(*elsewhere, Listener(address="d", auth="optional")))
+    for _ in range(AUTH_MAX):
+        assert ask() == AuthStarted(1)
+    assert ask() == AuthRefused(1, "too many at once")
+    monkeypatch.setattr("os.waitpid", lambda _pid, _flags: (next(iter(root.parent._auths), 0), 0))
+    root.parent._reap()
+    assert ask() == AuthStarted(1)
 
 
 def test_the_end_of_a_worker_is_told(root: Fixture) -> None:

@@ -22,6 +22,7 @@ SMTP_CONNECTED = "{id:016x} smtp connected address={address} host={host}"
 SMTP_TLS = "{id:016x} smtp tls ciphers={ciphers}"
 SMTP_CERT_CHECK = '{id:016x} smtp cert-check result="{result}" fingerprint="{fingerprint}"'
 SMTP_AUTHENTICATION = "{id:016x} smtp authentication user={user} result={result}"
+SMTP_AUTH_FAILED = "{id:016x} smtp auth-failed address={address} user={user} mechanism={mechanism}"  # ours: fail2ban
 SMTP_MESSAGE = "{id:016x} smtp message msgid={msgid:08x} size={size} nrcpt={nrcpt} proto={proto}"
 SMTP_ENVELOPE = "{id:016x} smtp envelope evpid={evpid:016x} from=<{sender}> to=<{rcpt}>"
 SMTP_FAILED_COMMAND = '{id:016x} smtp failed-command command="{command}" result="{result}"'

@@ -33,6 +33,7 @@ class Proc(enum.Enum):
     MDA = "mda"
     WORKER = "worker"
     CLIENT = "client"
+    AUTH = "auth"
 
     def __rshift__(self, other: "Proc") -> Route:
         return Route(self, other)
@@ -92,7 +93,7 @@ PROCS: dict[Proc, Role] = {
               "reads smtpd.conf, hands each process its view, and leaves"),
         _role(Proc.CONTROL, User.SMTPD, Jail.EMPTY, "parent conf client lka queue scheduler smtp mta mda", "", "",
               "the control socket; every smtpctl is an untrusted client"),
-        _role(Proc.LKA, User.SMTPD, Jail.NONE, "parent conf control queue smtp mta", "lookup",
+        _role(Proc.LKA, User.SMTPD, Jail.NONE, "parent conf control queue smtp mta auth", "lookup session",
               "credentials srs",
               "answers questions: rules, tables, credentials, DNS"),
         _role(Proc.QUEUE, User.SMTPQ, Jail.SPOOL, "parent conf control lka scheduler smtp mta mda", "spool", "",
@@ -108,6 +109,8 @@ PROCS: dict[Proc, Role] = {
               "local deliveries, by workers"),
         _role(Proc.WORKER, User.RECIPIENT, Jail.NONE, "mda", "deliver session", "",
               "one user's deliveries; a hostile peer by definition"),
+        _role(Proc.AUTH, User.ROOT, Jail.NONE, "lka", "lookup", "credentials",
+              "checks one password of a system user, and leaves"),
         _role(Proc.CLIENT, User.CALLER, Jail.NONE, "control", "", "",
               "smtpctl, under each of its names; never trusted"),
     )

@@ -20,6 +20,7 @@ COUNTERS = frozenset({
     "scheduler.delivery.loop", "scheduler.delivery.ok", "scheduler.delivery.permfail",
     "scheduler.delivery.tempfail", "scheduler.envelope.expired", "scheduler.envelope.incoming",
     "scheduler.envelope.removed", "scheduler.envelope.updated", "scheduler.ramqueue.hold-overflow",
+    "smtp.auth.failed", "smtp.auth.ok",
 })
 KEYS = GAUGES | COUNTERS | {"uptime"}
 

@@ -100,7 +100,9 @@ class Listener(Frozen):
     ciphers: str = ""
     protocols: str = ""
     auth: str = ""                          # "", "required" or "optional"
-    auth_table: str = ""                    # empty: system users
+    auth_table: str = ""                    # empty: system users, or
+    auth_backend: str = ""                  # ours: dovecot or saslauthd, at
+    auth_path: str = ""
     senders: str = ""                       # table
     masquerade: bool = False
     filter: str = ""
@@ -325,7 +327,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     Proc.PARENT: frozenset({"listeners", "smtp_workers", "actions", "pkis", "cas", "limits"}),
     Proc.CONTROL: frozenset(),
     Proc.LKA: frozenset({"tables", "actions", "rules", "sub_addr_delim", "srs_key", "srs_backup", "srs_ttl",
-                         "resolvers", "queue_ttl"}),
+                         "resolvers", "queue_ttl", "listeners"}),
     # Not queue_key, before bodies are encrypted: nobody holds a secret that it does not use.
     Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),

@@ -15,13 +15,9 @@ NOT_IN_EFFECT = frozenset({
     "proc",
     "filter",
     "table backend",                # any but static, file and getpwnam
-    "listen auth",
-    "listen auth-optional",
     "listen filter",
     "listen hostnames",
     "listen proxy-v2",
-    "listen received-auth",
-    "listen senders",
     "action relay filter",
     "action relay srs",
 })

@@ -6,7 +6,7 @@ from pysmtpd.conf.config import Tls
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.draft import Listen, either, mapping
 from pysmtpd.conf.grammar_filter import filter_use
-from pysmtpd.conf.grammar_table import table, table_follows
+from pysmtpd.conf.grammar_table import single, table, table_follows
 from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
 from pysmtpd.conf.values import protocols
@@ -87,9 +87,21 @@ def _protocols(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _auth(p: Parser, made: Listen, word: Token) -> None:
-    """auth = ( "auth" | "auth-optional" ) [ table ]"""
+    """auth = ( "auth" | "auth-optional" ) [ table | ( "dovecot" | "saslauthd" ) PATH ]
+
+    The latter are ours; alone, they are the value of a table, as any other string."""
     p.once(made.seen, "auth", word, "auth already specified")
     made.fields["auth"] = "required" if word.text == "auth" else "optional"
+    service = p.token
+    if p.word("dovecot", "saslauthd"):
+        if p.at_string:
+            path = p.string("the path of its socket")
+            if not path.text.startswith("/"):
+                p.refuse(path, f"the socket of {service.text} must be an absolute path")
+            made.fields.update(auth_backend=service.text, auth_path=path.text)
+        else:
+            made.fields["auth_table"] = single(p, service, either("auth"))
+        return
     if table_follows(p):
         made.fields["auth_table"] = table(p, either("auth"))
 

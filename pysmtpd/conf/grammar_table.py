@@ -96,13 +96,19 @@ def table(p: Parser, use: Use) -> str:
         p.must_mark(">")
         p.draft.table_uses.append(TableUse(named.text, named, use))
         return named.text
-    name = p.draft.dynamic_name()
-    if token.is_mark("{"):
-        p.advance()
-        made = entries(p, name, token.at)
-    else:
+    if not token.is_mark("{"):
         p.word("a table")
-        made = Table(name=name, keys=(p.string("a value").text,), at=token.at)
-    p.draft.tables[name] = made
+        return single(p, p.string("a value"), use)
+    name = p.draft.dynamic_name()
+    p.advance()
+    p.draft.tables[name] = entries(p, name, token.at)
     p.draft.table_uses.append(TableUse(name, token, use))
+    return name
+
+
+def single(p: Parser, value: Token, use: Use) -> str:
+    """A table of one value that was taken already; its name."""
+    name = p.draft.dynamic_name()
+    p.draft.tables[name] = Table(name=name, keys=(value.text,), at=value.at)
+    p.draft.table_uses.append(TableUse(name, value, use))
     return name

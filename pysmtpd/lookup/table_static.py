@@ -45,6 +45,10 @@ class StaticTable:
         self._next = self._next % len(self._order) + 1
         return self._order[self._next - 1]
 
+    def values(self) -> list[str]:
+        """All values, in no order."""
+        return list(self._values.values())
+
     def bad_patterns(self) -> list[BadPattern]:
         """Regular expressions among the entries that can never match."""
         return RegexIndex(self._values).bad

@@ -84,6 +84,12 @@ def drop(uid: int, gid: int) -> None:
         raise JailError("root can be had back")
 
 
+def not_dumpable() -> None:
+    """Nobody looks inside, and no core is left."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _LIBC.prctl(PR_SET_DUMPABLE, 0)
+
+
 def restrict(*, threads: bool) -> None:
     """What needs no privilege: no new ones ever, no core, no new processes, nobody looks inside."""
     _LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1)

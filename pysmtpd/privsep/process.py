@@ -208,7 +208,7 @@ class Process:
         self.stats.tell = (lambda text: self.trace(Trace.STAT, text)) if traces & Trace.STAT else None
 
     def peer_lost(self, peer: Peer, reason: str) -> None:
-        if peer.proc in (Proc.WORKER, Proc.CLIENT):
+        if peer.proc in (Proc.WORKER, Proc.CLIENT, Proc.AUTH):
             self.lost(peer, reason)
         elif reason != "socket closed":
             self.fatal(f"process {peer.proc.value} {reason}")

@@ -11,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
+from pysmtpd.base.text import is_clean
+
 RECORD = 16384                     # larger reads are slower: see docs/architecture.md on buffers
 FEED_MAX = 64                      # records decrypted per feed, so that one peer cannot hold the loop
 
@@ -25,6 +27,7 @@ class TlsInfo(NamedTuple):
     text: str                      # TLSv1.3:TLS_AES_256_GCM_SHA384:256
     fingerprint: str               # SHA256:... of the peer's certificate, or empty
     verified: bool                 # it was verified against a CA and, for a server, its name
+    identities: tuple[str, ...] = ()   # the people that a verified client's certificate names
 
 
 class TlsContext:
@@ -101,8 +104,9 @@ class TlsLayer:
         """After the handshake."""
         cert = self._conn.get_peer_certificate(as_cryptography=True)
         text = f"{self._conn.get_protocol_version_name()}:{self._conn.get_cipher_name()}:{self._conn.get_cipher_bits()}"
-        return TlsInfo(text, f"SHA256:{cert.fingerprint(hashes.SHA256()).hex()}" if cert else "",
-                       cert is not None and self._context.verify)
+        verified = cert is not None and self._context.verify
+        return TlsInfo(text, f"SHA256:{cert.fingerprint(hashes.SHA256()).hex()}" if cert else "", verified,
+                       people_of(cert) if cert is not None and verified and not self._expect else ())
 
     def _check_name(self) -> None:
         """RFC 6125 6.4: the name must be among the certificate's, a wildcard stands for its first label."""
@@ -146,3 +150,14 @@ def names_of(cert: x509.Certificate) -> list[str]:
         return [str(attribute.value).lower() for attribute in found]
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return [*(name.lower() for name in extension.value.get_values_for_type(x509.DNSName)), *map(str, addresses)]
+
+
+def people_of(cert: x509.Certificate) -> tuple[str, ...]:
+    """Whom a client's certificate names: its mail addresses (RFC 5280 4.2.1.6), then its common name."""
+    found: list[str] = []
+    with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+        extension = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found += extension.value.get_values_for_type(x509.RFC822Name)
+    with contextlib.suppress(ValueError):
+        found += [str(name.value) for name in cert.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    return tuple(dict.fromkeys(name for name in found if 0 < len(name) < 256 and is_clean(name)))[:16]

@@ -49,6 +49,12 @@ class Log(NamedTuple):
     level: Level = Level.INFO
 
 
+class AuthFailed(NamedTuple):
+    """Somebody was not who they said: for those who count that by address and by user."""
+
+    user: str
+
+
 class Count(NamedTuple):
     """Add to a statistics key."""
 
@@ -56,4 +62,4 @@ class Count(NamedTuple):
     amount: int = 1
 
 
-Effect = Send | Ask | Body | StartTls | Close | Wait | Log | Count
+Effect = Send | Ask | Body | StartTls | Close | Wait | Log | Count | AuthFailed

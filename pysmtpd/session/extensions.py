@@ -14,6 +14,7 @@ class Offer(NamedTuple):
     secure: bool
     dsn: bool
     max_message_size: int
+    auth: tuple[str, ...] = ()     # mechanisms
 
 
 def _always(offer: Offer) -> bool:
@@ -26,6 +27,10 @@ def _dsn(offer: Offer) -> bool:
 
 def _starttls(offer: Offer) -> bool:
     return offer.tls in (Tls.OFFERED, Tls.REQUIRED) and not offer.secure
+
+
+def _auth(offer: Offer) -> bool:
+    return offer.auth != ()
 
 
 class Extension(NamedTuple):
@@ -43,6 +48,7 @@ EXTENSIONS = (
     Extension("SIZE", parameters=lambda offer: str(offer.max_message_size)),     # RFC 1870
     Extension("DSN", _dsn),                                                      # RFC 3461
     Extension("STARTTLS", _starttls),                                            # RFC 3207
+    Extension("AUTH", _auth, lambda offer: " ".join(offer.auth)),                # RFC 4954
     Extension("HELP"),
 )
 

@@ -3,6 +3,7 @@
 from pysmtpd.base.reply import R500_BARE_NEWLINE, R500_COMMAND_TOO_LONG, Reply
 
 LINE_MAX = 2048                    # octets of a command line, with its CRLF
+AUTH_LINE_MAX = 12288              # and of one that carries credentials (RFC 4954 4)
 
 
 class LineError(ValueError):
@@ -29,17 +30,20 @@ class Lines:
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
 
-    def next(self) -> bytes | None:
-        """The next line without its CRLF; None when it is not complete.
+    def next(self, *, credentials: bool = False) -> bytes | None:
+        """The next line without its CRLF; None when it is not complete.  ``credentials``: it answers a challenge.
 
         Raises LineError for one that is too long or ends in a bare LF: whoever sends that may be carrying
         somebody else's text, so the session should end."""
         at = self._at
         end = self._data.find(b"\n", at, at + LINE_MAX)
         if end < 0:
-            if len(self._data) - at >= LINE_MAX:
-                raise LineError(R500_COMMAND_TOO_LONG)
-            return None
+            limit = AUTH_LINE_MAX if credentials or self._data[at : at + 5].upper() == b"AUTH " else LINE_MAX
+            end = self._data.find(b"\n", at, at + limit)
+            if end < 0:
+                if len(self._data) - at >= limit:
+                    raise LineError(R500_COMMAND_TOO_LONG)
+                return None
         if end == at or self._data[end - 1] != 0x0D:
             raise LineError(R500_BARE_NEWLINE)
         self._at = end + 1

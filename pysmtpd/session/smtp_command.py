@@ -12,6 +12,7 @@ S = TypeVar("S")
 
 # The two verbs that end in a colon; the argument may follow after blanks.
 _COLON = re.compile(r"(MAIL FROM|RCPT TO):[ \t]*", re.IGNORECASE)
+_AUTH_SHOWN = re.compile(rb"AUTH [A-Z0-9_-]{1,20} \((?:\.\.\.|username|password)\)")   # it has no secret in it
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -62,5 +63,5 @@ def split(line: bytes) -> tuple[str, str]:
 def loggable(line: bytes) -> str:
     """A command as it may stand in the log: never with what AUTH was given."""
     if line.lstrip(b" \t")[:4].upper() == b"AUTH":
-        return "AUTH (...)"
+        return vis(line) if _AUTH_SHOWN.fullmatch(line) else "AUTH (...)"
     return vis(line)

@@ -5,6 +5,7 @@ Conversation is how it runs.  A command is a row of COMMANDS: ``_check_*`` says 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from pysmtpd.base import logline, reply
@@ -18,8 +19,11 @@ from pysmtpd.conf.config import Config, Listener, Tls
 from pysmtpd.imsg import Message
 from pysmtpd.messages import (
     ExpandRcpt,
+    Found,
     NameLookedUp,
     RcptExpanded,
+    SenderChecked,
+    SmtpCheckSender,
     SmtpEnvelopes,
     SmtpLookupName,
     SmtpMessageCommit,
@@ -27,13 +31,13 @@ from pysmtpd.messages import (
     SmtpMessageRollback,
 )
 from pysmtpd.session import extensions
-from pysmtpd.session.conversation import Conversation
 from pysmtpd.session.effects import Ask, Body, Effect
 from pysmtpd.session.incoming import Incoming
 from pysmtpd.session.lines import LineError
 from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
 from pysmtpd.session.path import parse_path, valid_domain
 from pysmtpd.session.received import received
+from pysmtpd.session.smtp_auth import MECHANISMS, Authentication
 from pysmtpd.session.smtp_command import Command, FilterPhase, has_control, loggable, split
 from pysmtpd.session.smtp_tx import Tx, template
 
@@ -51,13 +55,15 @@ class SessionSettings(NamedTuple):
     max_rcpt: int = 1000           # in a transaction
     max_mails: int = 100           # in a session
     zone: Zone = UTC
+    number: int = 0                # which of the listeners this is
+    mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
-    def of(cls, config: Config, listener: Listener, zone: Zone) -> "SessionSettings":
+    def of(cls, config: Config, listener: Listener, zone: Zone, number: int = 0) -> "SessionSettings":
         """Those that a configuration gives a listener."""
         limits = config.limits
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
-                   limits.smtp_max_mails, zone)
+                   limits.smtp_max_mails, zone, number)
 
 
 class TlsFacts(NamedTuple):
@@ -68,25 +74,22 @@ class TlsFacts(NamedTuple):
     verified: bool
 
 
-class SmtpSession(Conversation):
+class SmtpSession(Authentication):
     """One conversation with a client."""
 
     def __init__(self, listener: Listener, settings: SessionSettings, id: int, address: str,
                  msgids: Callable[[], MsgId | None], *, random: Callable[[int], int], username: str = "") -> None:
         """``address`` is an IP address or LOCAL, whose sessions count as authenticated; ``msgids`` gives the next
         message id, or None when there is none at hand; ``random`` gives so many random bits."""
-        super().__init__(id)
+        super().__init__(id, listener, address, random)
         # An smtps listener shakes hands before start().
         self._shaking = self._pausing = listener.tls is Tls.SMTPS
-        self._listener = listener
         self._settings = settings
-        self._address = address
         self._source = address_text(address)
         self._hostname = settings.smtpname if address == LOCAL else "<unknown>"
         self._authenticated = address == LOCAL or username != ""
         self._username = username
         self._msgids = msgids
-        self._random = random
         self._tls: TlsFacts | None = None
         self._greeted = False
         self._helo = ""
@@ -110,15 +113,18 @@ class SmtpSession(Conversation):
             self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
         return self._done()
 
-    def tls_ready(self, text: str, now: int, fingerprint: str = "", verified: bool = False) -> list[Effect]:
+    def tls_ready(self, text: str, now: int, fingerprint: str = "", verified: bool = False,
+                  identities: tuple[str, ...] = ()) -> list[Effect]:
         """The handshake is done.  Whatever the client said before is forgotten (RFC 3207 4.2).
 
-        ``text`` is version, cipher and bits; ``fingerprint`` that of the client's certificate, if it gave one."""
+        ``text`` is version, cipher and bits; ``fingerprint`` that of the client's certificate, if it gave one, and
+        ``identities`` the names of people in it."""
         self._now = now
         if self.closed:
             return []
         self.secure = True
         self._tls = TlsFacts(text, fingerprint, verified)
+        self._identities = list(identities) if verified else []
         self._helo = ""
         self._lines.rest()
         self._shaking = self._pausing = False
@@ -131,7 +137,9 @@ class SmtpSession(Conversation):
 
     def _advance(self) -> bool:
         incoming = self._incoming
-        return self._next_command() if incoming is None else self._receive_data(incoming)
+        if incoming is not None:
+            return self._receive_data(incoming)
+        return self._next_command() if self._instead is None else self._instead()
 
     @property
     def _between(self) -> bool:
@@ -140,6 +148,18 @@ class SmtpSession(Conversation):
     def _forget(self) -> None:
         self._rollback()
         self._incoming = None
+        self._drop_exchange()
+
+    @property
+    def _number(self) -> int:
+        return self._settings.number
+
+    @property
+    def _mechanisms(self) -> tuple[str, ...]:
+        return self._settings.mechanisms
+
+    def _show(self, what: str) -> None:
+        self._command = what.encode()
 
     def _reply(self, text: Reply) -> None:
         self._send(text)
@@ -168,16 +188,19 @@ class SmtpSession(Conversation):
 
     # commands
 
-    def _next_command(self) -> bool:
-        """Do the next command; False when there is none yet."""
+    def _next_line(self, *, credentials: bool = False) -> bytes | None:
         try:
-            line = self._lines.next()
+            return self._lines.next(credentials=credentials)
         except LineError as error:
             self._log(logline.SMTP_BAD_INPUT.format(id=self.id, result=error.reply))
             self._hang_up(error.reply, "quit")
-            return True
+            return None
+
+    def _next_command(self) -> bool:
+        """Do the next command; False when there is none yet."""
+        line = self._next_line()
         if line is None:
-            return False
+            return self.closed
         self._command = line
         if has_control(line):
             self._mistake(reply.R500_CONTROL)
@@ -229,7 +252,7 @@ class SmtpSession(Conversation):
     def _proceed_ehlo(self, argument: str) -> None:
         self._identified(argument, ehlo=True)
         offer = extensions.Offer(self._listener.tls, self.secure, not self._listener.no_dsn,
-                                 self._settings.max_message_size)
+                                 self._settings.max_message_size, self._offered())
         self._out.append(reply.multiline(250, self._hello(), extensions.keywords(offer)))
 
     def _identified(self, helo: str, *, ehlo: bool) -> None:
@@ -258,10 +281,11 @@ class SmtpSession(Conversation):
     def _check_auth(self, argument: str) -> Reply | None:
         if not self._helo or self._tx is not None:
             return reply.R503_NOT_ALLOWED
-        return reply.R503_AUTHENTICATED if self._authenticated else reply.R503_NOT_SUPPORTED
-
-    def _proceed_auth(self, argument: str) -> None:
-        raise AssertionError("AUTH is refused by its check")
+        if self._authenticated:
+            return reply.R503_AUTHENTICATED
+        if not self._offered():
+            return reply.R503_NOT_SUPPORTED
+        return None if argument else reply.R501_NO_MECHANISM
 
     def _check_mail_from(self, argument: str) -> Reply | None:
         if not self._helo or self._tx is not None:
@@ -278,10 +302,20 @@ class SmtpSession(Conversation):
             self._reply(reply.R553_SENDER)
             return
         parameters = read_mail(path[1], dsn=not self._listener.no_dsn, max_size=self._settings.max_message_size)
-        if isinstance(parameters, Parameters):
-            self._begin(path[0], parameters)
-        else:
+        if not isinstance(parameters, Parameters):
             self._reply(parameters)
+        elif self._listener.senders and self._username:
+            question = SmtpCheckSender(self.id, self._listener.senders, self._username, path[0])
+            self._ask(question, partial(self._sender_checked, path[0], parameters))
+        else:
+            self._begin(path[0], parameters)
+
+    def _sender_checked(self, sender: MailAddr, parameters: Parameters, message: Message) -> None:
+        assert isinstance(message, SenderChecked)
+        if message.found is Found.YES:
+            self._begin(sender, parameters)
+        else:
+            self._reply(reply.R550_NOT_YOURS if message.found is Found.NO else reply.R451_TEMPORARY)
 
     def _begin(self, sender: MailAddr, parameters: Parameters) -> None:
         msgid = self._spare if self._spare is not None else self._msgids()

@@ -31,20 +31,29 @@ from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import KEY_SIZE, Seal
 from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Listener, Tls
-from pysmtpd.imsg import Encoder, Message
+from pysmtpd.imsg import BY_CLASS, Encoder, Message
 from pysmtpd.messages import (
+    AuthChallenge,
+    AuthDone,
+    AuthResult,
     ExpandRcpt,
     Fcrdns,
+    Found,
     NameLookedUp,
     RcptExpanded,
+    SenderChecked,
+    SmtpAuth,
+    SmtpAuthCancel,
+    SmtpAuthResponse,
     SmtpBody,
+    SmtpCheckSender,
     SmtpEnvelopes,
     SmtpLookupName,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
 )
-from pysmtpd.session.effects import Ask, Body, Close, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
 
 CHATS = Path(__file__).parent.parent / "chats"
@@ -55,6 +64,8 @@ RANDOM = 0x0123456789ABCDEF
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[rnt0\\])")
 _ESCAPES = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 TO_LKA = Encoder(Proc.SMTP, Proc.LKA, 1)
+LKA_ROUTE = {Proc.SMTP >> Proc.LKA}
+QUESTIONS = (SmtpLookupName, ExpandRcpt, SmtpMessageCommit, SmtpAuth, SmtpAuthResponse, SmtpCheckSender)
 TO_QUEUE = Encoder(Proc.SMTP, Proc.QUEUE, 1)
 
 
@@ -128,6 +139,15 @@ def describe(message: Message) -> str:
             return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}"
         case SmtpMessageRollback():
             return "SmtpMessageRollback"
+        case SmtpAuth():
+            words = f" {message.initial!r}" if message.has_initial else ""
+            return f"SmtpAuth {message.listener} {message.mechanism} {message.address}{words}"
+        case SmtpAuthResponse():
+            return f"SmtpAuthResponse {message.data!r}"
+        case SmtpAuthCancel():
+            return "SmtpAuthCancel"
+        case SmtpCheckSender():
+            return f"SmtpCheckSender {message.table} {message.user} {message.sender}"
     raise AssertionError(message)
 
 
@@ -140,6 +160,12 @@ def answer_to(question: Message, text: str, before: int = 0) -> Message:
         return NameLookedUp(SESSION_ID, words[0], Fcrdns.PASS)
     if kind == "SmtpMessageCommitted":
         return SmtpMessageCommitted(SESSION_ID, words[0] == "ok")
+    if kind == "AuthChallenge":
+        return AuthChallenge(SESSION_ID, unescape(" ".join(words)))
+    if kind == "AuthDone":
+        return AuthDone(SESSION_ID, AuthResult[words[0]], words[1] if len(words) > 1 else "")
+    if kind == "SenderChecked":
+        return SenderChecked(SESSION_ID, Found[words[0]])
     assert kind == "RcptExpanded" and isinstance(question, ExpandRcpt), text
     if words[0] in ("refuse", "whole"):
         return RcptExpanded(SESSION_ID, b"", 0, " ".join(words[1:]), "no rule matched", whole=words[0] == "whole")
@@ -168,6 +194,8 @@ class Player:
         self.logged: list[str] = []
         self.tls_wanted = 0
         self.closes = 0
+        self.counted: dict[str, int] = {}
+        self.failed: list[str] = []
         self.commits: list[SmtpMessageCommit] = []
         self._body_start = 0
 
@@ -196,6 +224,10 @@ class Player:
                     self.tls_wanted += 1
                 case Close():
                     self.closes += 1
+                case Count(key, amount):
+                    self.counted[key] = self.counted.get(key, 0) + amount
+                case AuthFailed(user):
+                    self.failed.append(user)
                 case Wait():
                     waits += 1
                 case _:
@@ -205,14 +237,14 @@ class Player:
             self.carry_out(self.session.wake(0))
 
     def _ask(self, message: Message) -> None:
-        to = TO_LKA if isinstance(message, SmtpLookupName | ExpandRcpt) else TO_QUEUE
+        to = TO_LKA if BY_CLASS[type(message)].routes & LKA_ROUTE else TO_QUEUE
         to.encode(message)
         self.asked.append(describe(message))
         if isinstance(message, SmtpMessageCommit):
             self.commits.append(message)
             assert message.size == len(self.body) - self._body_start
             self._body_start = len(self.body)
-        if isinstance(message, SmtpLookupName | ExpandRcpt | SmtpMessageCommit):
+        if isinstance(message, QUESTIONS):
             assert self.question is None, "two questions at once"
             self.question = message
 
