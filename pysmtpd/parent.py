@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import msgspec
 import setproctitle
@@ -43,10 +43,8 @@ from pysmtpd.messages import (
     MdaWorkerStart,
     MdaWorkerStarted,
     MdaWorkerStop,
-    RenewFiles,
     SetupControlSocket,
     SetupDone,
-    SetupFile,
     SetupListener,
     SetupPeer,
     SetupReady,
@@ -82,14 +80,6 @@ class Options(Frozen):
     stderr: bool = False
     verbose: int = 0
     paused: tuple[str, ...] = ()
-
-
-class KeyFile(NamedTuple):
-    """A file of a pki or ca."""
-
-    kind: str                      # cert, key or ca
-    name: str                      # of the pki or ca
-    path: str
 
 
 class Worker(Frozen):
@@ -221,44 +211,12 @@ class Parent(Process):
         assert self._control is not None
         self.peer(Proc.CONTROL).send(SetupControlSocket(), os.dup(self._control.fileno()))
         self._control.close()
-        listening = {name for one in self.config.listeners for name in one.pki}
-        authorities = {one.ca for one in self.config.listeners} - {""}
-        relays = [one for one in self.config.actions.values() if one.is_relay]
-        self._key_files = {
-            Proc.SMTP: self._needed(listening, authorities),
-            Proc.MTA: self._needed({one.pki for one in relays} - {""}, {one.ca for one in relays} - {""}),
-        }
-        self._watch = keyfiles.Watch({one.path for sets in self._key_files.values() for files in sets for one in files})
-        for proc, sets in self._key_files.items():
-            for peer in self.peers(proc):
-                for files in sets:
-                    _hand_files(peer, files)
-
-    def _needed(self, pkis: set[str], cas: set[str]) -> list[list[KeyFile]]:
-        """What a process is handed: of each pki, and of each ca, all or nothing."""
-        return [
-            *([KeyFile("cert", name, self.config.pkis[name].cert), KeyFile("key", name, self.config.pkis[name].key)]
-              for name in sorted(pkis)),
-            *([KeyFile("ca", name, self.config.cas[name].cert)] for name in sorted(cas)),
-        ]
+        self._key_files = keyfiles.HandOver(self.config, self.peers, self.log)
+        self._key_files.start()
 
     def _look_at_files(self) -> None:
-        """Certificates that were replaced on disk go to those who use them."""
-        if self._watch.changed():
-            for proc, sets in self._key_files.items():
-                for peer in self.peers(proc) if sets else ():
-                    self._renew_files(peer, sets)
+        self._key_files.look()
         self.loop.call_later(keyfiles.LOOK, self._look_at_files)
-
-    def _renew_files(self, peer: Peer, sets: list[list[KeyFile]]) -> None:
-        for files in sets:
-            try:
-                _hand_files(peer, files)
-            except StartError as error:
-                if peer.index == 0:
-                    reason = " ".join(str(error).split())
-                    self.log(logline.FILE_KEPT.format(reason=reason), Level.ERR)
-        peer.send(RenewFiles())
 
     def _serve(self, conf: Peer) -> NoReturn:
         self.loop = asyncio.SelectorEventLoop()
@@ -273,7 +231,7 @@ class Parent(Process):
             peer.attach(self.loop)
         if self._doors.waiting:
             self.loop.call_later(doors.AGAIN, self._open_again)
-        if self._watch:
+        if self._key_files:
             self.loop.call_later(keyfiles.LOOK, self._look_at_files)
         timer = self.loop.call_later(START_TIMEOUT, self._too_slow)
         self._timer = timer
@@ -504,20 +462,6 @@ class Parent(Process):
         if not any(one.auth and not one.auth_table and not one.auth_backend for one in self.config.listeners):
             return "no listener authenticates system users"
         return "too many at once" if len(self._auths) >= AUTH_MAX else ""
-
-
-def _hand_files(peer: Peer, files: list[KeyFile]) -> None:
-    """All of them, or StartError."""
-    opened: list[int] = []
-    try:
-        for file in files:
-            opened.append(listen.open_checked(file.path, file.kind))
-    except StartError:
-        for fd in opened:
-            os.close(fd)
-        raise
-    for file, fd in zip(files, opened, strict=True):
-        peer.send(SetupFile(file.kind, file.name), fd)
 
 
 def _receive_view(conf: Peer) -> Config:
