@@ -390,6 +390,16 @@ class BodyCredit(Message):
     size: U32
 
 
+@declare(0x4A, SMTP >> QUEUE, bulk=True)
+class SmtpMessage(Message):
+    """All of a message in one frame, if it fits, and the wish to have it made durable: answered as its commit is."""
+
+    reqid: U64
+    msgid: U32
+    sealed: Annotated[list[Sealed], Meta(max_length=1000)]
+    body: Chunk
+
+
 BODY_WINDOW = 4 * CHUNK_MAX        # octets of one body on their way without credit
 
 # --- queue and scheduler: what is due ------------------------------------------------------------

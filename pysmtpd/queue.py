@@ -48,6 +48,7 @@ from pysmtpd.messages import (
     SealKey,
     SmtpBody,
     SmtpEnvelopes,
+    SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
@@ -141,8 +142,10 @@ class Queue(Process):
 
     @handles(SmtpEnvelopes)
     def envelopes(self, peer: Peer, message: SmtpEnvelopes) -> None:
-        key = peer, message.reqid
-        for sealed in message.sealed:
+        self._add_envelopes((peer, message.reqid), message.sealed)
+
+    def _add_envelopes(self, key: Key, blobs: list[bytes]) -> None:
+        for sealed in blobs:
             try:
                 self.inbox.add_envelopes(key, self._unseal(sealed))
             except SealError as error:
@@ -161,34 +164,45 @@ class Queue(Process):
     def message_rollback(self, peer: Peer, message: SmtpMessageRollback) -> None:
         self.inbox.rollback((peer, message.reqid))
 
+    @handles(SmtpMessage)
+    def whole_message(self, peer: Peer, message: SmtpMessage) -> None:
+        key = peer, message.reqid
+        self.inbox.rollback(key)
+        self._add_envelopes(key, message.sealed)
+        self.inbox.add_body(key, message.body)
+        self._commit(key, message.msgid, None, len(message.body))
+
     @handles(SmtpMessageCommit)
     def message_commit(self, peer: Peer, ask: SmtpMessageCommit) -> None:
+        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size)
+
+    def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int) -> None:
         def arrived(incoming: Incoming | None, reason: str) -> None:
             if incoming is None:
-                self._refuse(peer, ask, reason)
+                self._refuse(key, msgid, reason)
             else:
-                self._store(peer, ask, incoming)
+                self._store(key, msgid, incoming)
 
-        key = peer, ask.reqid
-        ids = self._ids.get(peer)
-        if ids is None or not ids.take(ask.msgid):
+        ids = self._ids.get(key[0])
+        if ids is None or not ids.take(msgid):
             self.inbox.rollback(key)
-            self._refuse(peer, ask, "not an id of this process")
+            self._refuse(key, msgid, "not an id of this process")
             return
-        self.inbox.commit(key, ask.msgid, ask.envelope_count, ask.size, arrived)
+        self.inbox.commit(key, msgid, envelopes, size, arrived)
 
-    def _refuse(self, peer: Peer, ask: SmtpMessageCommit, reason: str) -> None:
-        self.log(f"warn: queue: message {ask.msgid:08x} refused: {reason}", Level.ERR)
-        peer.send(SmtpMessageCommitted(ask.reqid, False))
+    def _refuse(self, key: Key, msgid: int, reason: str) -> None:
+        peer, reqid = key
+        self.log(f"warn: queue: message {msgid:08x} refused: {reason}", Level.ERR)
+        peer.send(SmtpMessageCommitted(reqid, False))
 
-    def _store(self, peer: Peer, ask: SmtpMessageCommit, incoming: Incoming) -> None:
-        now, msgid, file = self.now(), ask.msgid, incoming.file is not None
-        message = Message(msgid, ask.size, HAS_8BIT if incoming.eight_bit else 0, now, file)
+    def _store(self, key: Key, msgid: int, incoming: Incoming) -> None:
+        (peer, reqid), now, file = key, self.now(), incoming.file is not None
+        message = Message(msgid, incoming.size, HAS_8BIT if incoming.eight_bit else 0, now, file)
         body = b"" if file else incoming.body
         insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
 
         def done(ok: bool) -> None:
-            peer.send(SmtpMessageCommitted(ask.reqid, ok))
+            peer.send(SmtpMessageCommitted(reqid, ok))
             if ok:
                 self._stored(message, body, insert)
             elif file:

@@ -26,6 +26,7 @@ from pysmtpd.messages import (
     SmtpBody,
     SmtpEnvelopes,
     SmtpLookupName,
+    SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
@@ -159,12 +160,12 @@ def house(capfd: pytest.CaptureFixture[str]) -> Iterator[House]:
 def test_a_message_is_accepted_when_the_queue_says_so(house: House) -> None:
     client = house.to_data()
     client.send(b"Subject: hello\r\n\r\nworld\r\n.\r\n")
-    house.until(lambda: any(isinstance(message, SmtpMessageCommit) for message in house.queue.sent))
-    [commit] = house.queue.take(SmtpMessageCommit)
-    assert isinstance(commit, SmtpMessageCommit)
-    bodies = house.queue.take(SmtpBody)
-    assert len(house.queue.take(SmtpEnvelopes)) == 1
-    assert commit.size == sum(len(body.chunk) for body in bodies if isinstance(body, SmtpBody))
+    house.until(lambda: any(isinstance(message, SmtpMessage) for message in house.queue.sent))
+    [commit] = house.queue.take(SmtpMessage)
+    assert isinstance(commit, SmtpMessage)
+    assert (commit.msgid, commit.sealed) == (0x100, [b"sealed"])
+    assert commit.body.endswith(b"\r\n\r\nworld\r\n")
+    assert not house.queue.take(SmtpBody) + house.queue.take(SmtpEnvelopes) + house.queue.take(SmtpMessageCommit)
     house.turn()
     with pytest.raises(BlockingIOError):
         client.recv(10)
@@ -232,9 +233,9 @@ def test_a_queue_that_catches_up_starts_the_reading_again(house: House) -> None:
     house.turn()
     sending.send(b"y" * 1000 + b"\r\n.\r\n")
     house.turn()
-    assert not house.queue.take(SmtpMessageCommit)
+    assert not house.queue.take(SmtpMessage)
     house.queue.backlog = 0
-    house.until(lambda: any(isinstance(message, SmtpMessageCommit) for message in house.queue.sent))
+    house.until(lambda: any(isinstance(message, SmtpMessage) for message in house.queue.sent))
     assert house.hear(waiting).startswith(b"250 ")
 
 

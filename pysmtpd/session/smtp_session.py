@@ -26,6 +26,7 @@ from pysmtpd.messages import (
     SmtpCheckSender,
     SmtpEnvelopes,
     SmtpLookupName,
+    SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
@@ -446,10 +447,13 @@ class SmtpSession(Authentication):
             self._rollback()
             self._reply(fault)
             return
+        self._spare = None
+        if tx.fits:
+            self._ask(SmtpMessage(self.id, tx.msgid, tx.sealed, tx.flush()), self._committed)
+            return
         for batch in tx.batches():
             self._effects.append(Ask(SmtpEnvelopes(self.id, batch)))
         self._effects.append(Body(tx.flush()))
-        self._spare = None
         self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size), self._committed)
 
     @property

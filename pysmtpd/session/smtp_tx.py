@@ -8,7 +8,7 @@ from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.imsg import BODY_MAX, CHUNK_MAX
 from pysmtpd.session.parameters import Parameters
 
-BATCH_MAX = 1000                   # of SmtpEnvelopes
+BATCH_MAX = 1000                   # in SmtpEnvelopes and SmtpMessage
 _LENGTH = 8                        # octets, at most, of a length or a number in a frame
 
 
@@ -82,6 +82,13 @@ class Tx:
         self._chunks.clear()
         self._held = 0
         return data
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it may go to the queue in one frame."""
+        sealed = self.sealed
+        return not self.sent and len(sealed) <= BATCH_MAX and (
+            self._held + sum(map(len, sealed)) + (len(sealed) + 4) * _LENGTH <= CHUNK_MAX)
 
     def batches(self) -> Iterator[list[bytes]]:
         """What was sealed, as much at a time as one frame holds."""

@@ -94,12 +94,16 @@ class Inbox:
             self._fail(incoming, "rolled back")
 
     def commit(
-        self, key: Key, msgid: int, envelope_count: int, size: int, done: Callable[[Incoming | None, str], None]
+        self, key: Key, msgid: int, envelope_count: int | None, size: int, done: Callable[[Incoming | None, str], None]
     ) -> None:
-        """All has arrived: done gets it, its file durable, or None and the reason."""
+        """All has arrived: done gets it, its file durable, or None and the reason.
+
+        envelope_count: None when they came together and none can be missing."""
         incoming = self._all.pop(key, None) or Incoming()
         if not incoming.failed and not incoming.envelopes:
             self._fail(incoming, "no envelopes")
+        if envelope_count is None:
+            envelope_count = len(incoming.envelopes)
         if len(incoming.envelopes) != envelope_count or incoming.size != size:
             self._fail(incoming, "not all of it arrived")
         if any(e.evpid != n for n, e in enumerate(incoming.envelopes, msgid << 32 | 1)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pysmtpd.base.envelope import Notify, Ret
 from pysmtpd.conf.config import Listener, Tls
-from pysmtpd.messages import ExpandRcpt, Outcome, SmtpLookupName, SmtpMessageCommit
+from pysmtpd.messages import ExpandRcpt, Outcome, SmtpLookupName, SmtpMessage, SmtpMessageCommit
 from pysmtpd.session import effects
 from pysmtpd.session.client_commands import Recipient, Transaction
 from pysmtpd.session.smtp_client import Effect, NeedBody, RcptDone, Ready, SmtpClient, StartTls
@@ -61,8 +61,9 @@ class Pair(chat.Player):
     def _words(self, question: object) -> str:
         if isinstance(question, SmtpLookupName):
             return "NameLookedUp client.example.org"
-        if isinstance(question, SmtpMessageCommit):
-            self.messages.append(self.body[-question.size :])
+        if isinstance(question, SmtpMessage | SmtpMessageCommit):
+            self.messages.append(
+                question.body if isinstance(question, SmtpMessage) else self.body[-question.size :])
             self.envelopes.append(self.accepted)
             self.accepted = []
             return "SmtpMessageCommitted ok"

@@ -11,7 +11,7 @@ from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.conf.config import Config, Limits, Listener, Tls
 from pysmtpd.imsg import CHUNK_MAX
-from pysmtpd.messages import RcptExpanded, SmtpMessageCommitted
+from pysmtpd.messages import RcptExpanded, SmtpMessage, SmtpMessageCommit, SmtpMessageCommitted
 from pysmtpd.session import smtp_session
 from pysmtpd.session.conversation import TURN_MAX, WAITING_MAX
 from pysmtpd.session.effects import Ask, Body, Close, Effect, Log, Send, StartTls, Wait
@@ -39,6 +39,7 @@ class Always(chat.Player):
         while self.question is not None and not self.session.closed:
             question, self.question = self.question, None
             words = {"SmtpLookupName": "NameLookedUp client.example.org", "ExpandRcpt": "RcptExpanded 1",
+                     "SmtpMessage": "SmtpMessageCommitted ok",
                      "SmtpMessageCommit": "SmtpMessageCommitted ok"}[type(question).__name__]
             self.carry_out(self.session.answer(chat.answer_to(question, words), 0))
 
@@ -198,7 +199,8 @@ def test_large_message(size: int) -> None:
         found.run(effects)
     assert found.body.endswith(b"\r\n\t" + b"Thu, 1 Jan 1970 00:00:00 +0000 (UTC)\r\n" + text)
     assert all(chunk == CHUNK_MAX for chunk in chunks[:-1])
-    assert found.commits[0].size == len(found.body)
+    [commit] = found.commits
+    assert isinstance(commit, SmtpMessageCommit) and commit.size == len(found.body)
 
 
 def test_rollback_of_what_the_queue_has() -> None:
@@ -258,8 +260,9 @@ def test_received_auth() -> None:
         question = next(effect.message for effect in effects if isinstance(effect, Ask))
         session.answer(chat.answer_to(question, "RcptExpanded 1"), 0)
         effects = session.receive(b"DATA\r\n.\r\n", 0)
-        body = b"".join(effect.chunk for effect in effects if isinstance(effect, Body))
-        assert b" id 00000001 (TLSv1.3:A:256:NO) " + clause.encode() + b"\r\n" in body
+        [message] = [effect.message for effect in effects if isinstance(effect, Ask)]
+        assert isinstance(message, SmtpMessage)
+        assert b" id 00000001 (TLSv1.3:A:256:NO) " + clause.encode() + b"\r\n" in message.body
 
 
 def test_settings_of_a_configuration() -> None:

@@ -8,7 +8,7 @@ from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import KEY_SIZE, Seal
 from pysmtpd.base.struct import replace
 from pysmtpd.imsg import CHUNK_MAX, Encoder
-from pysmtpd.messages import SmtpEnvelopes
+from pysmtpd.messages import SmtpEnvelopes, SmtpMessage
 from pysmtpd.session.parameters import Parameters
 from pysmtpd.session.smtp_tx import Tx, template
 
@@ -67,3 +67,22 @@ def test_every_batch_fits_its_frame(name: str) -> None:
         encoder.encode(SmtpEnvelopes(1, batch))
     assert [sealed for batch in batches for sealed in batch] == tx.sealed
     assert len(batches) < 300
+
+
+@pytest.mark.parametrize(("recipients", "size"), [(1, 0), (1, CHUNK_MAX - 500), (100, 20_000), (150, 100)])
+def test_what_fits_goes_in_one_frame(recipients: int, size: int) -> None:
+    tx = transaction()
+    for i in range(recipients):
+        add(tx, MailAddr(f"user{i}", "example.org"))
+    tx.write(b"x" * size)
+    assert tx.fits
+    Encoder(Proc.SMTP, Proc.QUEUE, 1).encode(SmtpMessage(1, tx.msgid, tx.sealed, tx.flush()))
+
+
+@pytest.mark.parametrize(("recipients", "size"), [(1, CHUNK_MAX - 50), (1, 3 * CHUNK_MAX), (1000, 100)])
+def test_what_does_not_fit_goes_in_pieces(recipients: int, size: int) -> None:
+    tx = transaction()
+    for i in range(recipients):
+        add(tx, MailAddr(f"user{i}", "example.org"))
+    tx.write(b"x" * size)
+    assert not tx.fits

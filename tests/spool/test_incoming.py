@@ -11,13 +11,14 @@ from pysmtpd.messages import (
     BodyCredit,
     SmtpBody,
     SmtpEnvelopes,
+    SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
 )
 from pysmtpd.spool import incoming
-from pysmtpd.spool.backend import INLINE_MAX, Stored
-from tests.spool.house import BODY, SEAL, House, envelope, sealed
+from pysmtpd.spool.backend import HAS_8BIT, INLINE_MAX, Message, Stored
+from tests.spool.house import BODY, NOW, SEAL, House, envelope, sealed
 
 CHUNK = bytes(range(256)) * 256
 
@@ -221,3 +222,53 @@ def test_before_lka_gave_its_key_nothing_is_taken(house: House) -> None:
     msgid = house.msgid()
     assert not commit(house, msgid, 1, sealed(msgid, envelope()))
     assert house.logged.lines[-1].endswith("refused: envelopes before lka gave its key")
+
+
+# all in one frame
+
+
+def test_a_message_in_one_frame(house: House, tmp_path: Path) -> None:
+    msgid, body = house.msgid(), BODY + b"\xe9\r\n"
+    house.say(house.smtp, SmtpMessage(5, msgid, [sealed(msgid, envelope(), envelope())], body))
+    assert house.expect(house.smtp, SmtpMessageCommitted) == SmtpMessageCommitted(5, True)
+    assert house.queue.backend.message(msgid) == Message(msgid, len(body), HAS_8BIT, NOW, False)
+    assert house.queue.backend.body(msgid) == body
+    assert len(house.queue.backend.load([msgid << 32 | 1, msgid << 32 | 2])) == 2
+    assert (len(house.queue.inbox), house.queue.inbox.held, bodies(tmp_path)) == (0, 0, [])
+
+
+def test_a_message_in_one_frame_is_refused_for_the_same_reasons(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(msgid: int, *blobs: bytes) -> str:
+        house.say(house.smtp, SmtpMessage(5, msgid, list(blobs), BODY))
+        assert house.expect(house.smtp, SmtpMessageCommitted) == SmtpMessageCommitted(5, False)
+        assert (len(house.queue.inbox), house.queue.inbox.held) == (0, 0)
+        return house.logged.lines.pop().partition(" refused: ")[2]
+
+    assert refused(msgid := house.msgid()) == "no envelopes"
+    assert refused(msgid, sealed(msgid, envelope())) == "not an id of this process"
+    other, msgid = house.msgid(), house.msgid()
+    assert refused(msgid, sealed(other, envelope())) == "envelopes of another message"
+    msgid = house.msgid()
+    assert refused(msgid, sealed(msgid, envelope())[1:]) == "envelopes not sealed by lka"
+    msgid = house.msgid()
+    monkeypatch.setattr(incoming, "HELD_MAX", -1)
+    assert refused(msgid, sealed(msgid, envelope())) == "too much arrives at once"
+
+
+def test_a_message_in_one_frame_is_not_mixed_with_pieces(house: House) -> None:
+    """Whatever smtp sent before under this id is none of this message."""
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpBody(5, b"some other text"))
+    house.say(house.smtp, SmtpMessage(5, msgid, [sealed(msgid, envelope())], BODY))
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    assert house.queue.backend.body(msgid) == BODY
+
+
+def test_under_pressure_a_message_in_one_frame_becomes_a_file(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "PRESSURE", 10_000)
+    msgid = house.msgid()
+    house.say(house.smtp, SmtpMessage(5, msgid, [sealed(msgid, envelope())], CHUNK[:60_000]))
+    assert house.expect(house.smtp, SmtpMessageCommitted).ok
+    message = house.queue.backend.message(msgid)
+    assert message is not None and message.file and message.size == 60_000
+    assert house.queue.inbox.held == 0

@@ -49,6 +49,7 @@ from pysmtpd.messages import (
     SmtpCheckSender,
     SmtpEnvelopes,
     SmtpLookupName,
+    SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
@@ -65,7 +66,7 @@ _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[rnt0\\])")
 _ESCAPES = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 TO_LKA = Encoder(Proc.SMTP, Proc.LKA, 1)
 LKA_ROUTE = {Proc.SMTP >> Proc.LKA}
-QUESTIONS = (SmtpLookupName, ExpandRcpt, SmtpMessageCommit, SmtpAuth, SmtpAuthResponse, SmtpCheckSender)
+QUESTIONS = (SmtpLookupName, ExpandRcpt, SmtpMessage, SmtpMessageCommit, SmtpAuth, SmtpAuthResponse, SmtpCheckSender)
 TO_QUEUE = Encoder(Proc.SMTP, Proc.QUEUE, 1)
 
 
@@ -135,6 +136,10 @@ def describe(message: Message) -> str:
         case SmtpEnvelopes():
             ids = " ".join(f"{e.evpid:016x}" for sealed in message.sealed for e in SEAL.open(sealed))
             return f"SmtpEnvelopes {ids}"
+        case SmtpMessage():
+            numbers = [e.evpid for sealed in message.sealed for e in SEAL.open(sealed)]
+            assert numbers == list(range(message.msgid << 32 | 1, (message.msgid << 32) + len(numbers) + 1))
+            return f"SmtpMessage {message.msgid:08x} envelopes={len(numbers)}"
         case SmtpMessageCommit():
             return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}"
         case SmtpMessageRollback():
@@ -196,7 +201,7 @@ class Player:
         self.closes = 0
         self.counted: dict[str, int] = {}
         self.failed: list[str] = []
-        self.commits: list[SmtpMessageCommit] = []
+        self.commits: list[SmtpMessage | SmtpMessageCommit] = []
         self._body_start = 0
 
     def _next_msgid(self) -> MsgId:
@@ -244,6 +249,11 @@ class Player:
             self.commits.append(message)
             assert message.size == len(self.body) - self._body_start
             self._body_start = len(self.body)
+        if isinstance(message, SmtpMessage):
+            assert self._body_start == len(self.body), "in one frame, and in pieces"
+            self.body += message.body
+            self._body_start = len(self.body)
+            self.commits.append(message)
         if isinstance(message, QUESTIONS):
             assert self.question is None, "two questions at once"
             self.question = message
