@@ -148,7 +148,8 @@ class Mda(Process):
         if action is None or action.is_relay:
             self._report(0, envelope, Outcome.TEMPFAIL, "4.3.5", f"there is no local action {envelope.action}".encode())
             return
-        task = Task(envelope, action, plan.identity(envelope, action), message.size, message.has_8bit)
+        task = Task(envelope, action, plan.identity(envelope, action), message.size, message.has_8bit,
+                    message.body)
         self._do(self._pools.add(task, self.loop.time()))
         self._wind()
 
@@ -160,10 +161,14 @@ class Mda(Process):
         job.complete = message.last or not message.ok
         if not message.ok:
             self._abandon(slot.peer, job, Outcome.TEMPFAIL, "4.3.0", b"Error reading body")
-        elif job.loop.feed(message.chunk, last=message.last):
-            self._abandon(slot.peer, job, Outcome.LOOP, "5.4.6", b"Loop detected")
         else:
-            self._pass_on(slot.peer, job, message.chunk, last=message.last)
+            self._piece(slot.peer, job, message.chunk, last=message.last)
+
+    def _piece(self, peer: Peer, job: Job, chunk: bytes, *, last: bool) -> None:
+        if job.loop.feed(chunk, last=last):
+            self._abandon(peer, job, Outcome.LOOP, "5.4.6", b"Loop detected")
+        else:
+            self._pass_on(peer, job, chunk, last=last)
 
     def _pass_on(self, peer: Peer, job: Job, chunk: bytes, *, last: bool) -> None:
         if job.header and len(job.header) + len(chunk) <= CHUNK_MAX:
@@ -332,7 +337,11 @@ class Mda(Process):
             self._settle(job, verdict.outcome, verdict.esc, verdict.text)
             self._clear(slot, job)
             return self._pools.finished(slot.id, self.loop.time())
-        self.peer(Proc.QUEUE).send(BodyOpen(number, msgid_of(EvpId(task.envelope.evpid))))
+        if task.body:
+            job.complete = True
+            self._piece(slot.peer, job, task.body, last=True)
+        else:
+            self.peer(Proc.QUEUE).send(BodyOpen(number, msgid_of(EvpId(task.envelope.evpid))))
         return []
 
     def _stop(self, slot: Slot) -> None:

@@ -26,6 +26,7 @@ Ids = Annotated[list[U64], Meta(max_length=1024)]
 SEALED_MAX = BODY_MAX - 2048       # what one envelope may have, with an error to be added later
 Sealed = Annotated[bytes, Meta(max_length=SEALED_MAX)]  # envelopes, see base/seal.py
 PKI_MAX = 128                      # certificates that are told of
+CARRIED_MAX = 16 * 1024             # octets of a body that comes along with its envelope
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # --- parent and conf set a process up -------------------------------------------------------------
@@ -506,13 +507,14 @@ class Outcome(enum.IntEnum):
     LOOP = 4
 
 
-@declare(0x80, QUEUE >> MTA, QUEUE >> MDA)
+@declare(0x80, QUEUE >> MTA, QUEUE >> MDA, bulk=True)
 class QueueDeliver(Message):
-    """Deliver this."""
+    """Deliver this.  A small body comes along, as long as not too many are on their way; otherwise it is opened."""
 
     envelope: Envelope
     size: U64                      # of the body in octets
     has_8bit: bool                 # whether the body has octets above 127
+    body: Annotated[bytes, Meta(max_length=CARRIED_MAX)] = b""  # all of it, or nothing
 
 
 @declare(0x81, MTA >> QUEUE, MDA >> QUEUE)

@@ -19,6 +19,7 @@ from pysmtpd.base.trace import Trace
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
     BODY_WINDOW,
+    CARRIED_MAX,
     BodyClose,
     BodyCredit,
     BodyOpen,
@@ -71,6 +72,7 @@ from pysmtpd.spool.reader import Reader
 from pysmtpd.spool.sqlite import SqliteSpool
 from pysmtpd.spool.writer import Thread, Writer
 
+CARRIED_WINDOW = 4 * 1024 * 1024   # octets of bodies that an agent holds unasked
 BOUNCER = "bounce"                 # the agent of bounces
 SCHEDULES_MAX = 256                # in one frame
 EVPIDS_MAX = 1024
@@ -364,9 +366,13 @@ class Queue(Process):
             self.bounces.add(envelope)
         else:
             peer = self._agent(envelope)
-            self.flights.begin(stored, peer)
+            # Many recipients of one message share the body they open; one alone saves the round trip.
+            body = self.memory.body_for_one(msgid)
+            if len(body) > CARRIED_MAX or self.flights.carried(peer) + len(body) > CARRIED_WINDOW:
+                body = b""
+            self.flights.begin(stored, peer, len(body))
             try:
-                peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT)))
+                peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT), body))
             except ImsgError:
                 self._landed(peer, Result(envelope.evpid, Outcome.PERMFAIL, "5.3.0", "The envelope is too large"))
 

@@ -28,6 +28,7 @@ class Task(NamedTuple):
     identity: Identity
     size: int
     has_8bit: bool
+    body: bytes = b""              # all of it, if it came along with the envelope
 
 
 class Start(NamedTuple):

@@ -40,8 +40,14 @@ class Bodies:
         self._shell = shell
         self._open: dict[int, Body] = {}
 
-    def open(self, msgid: int, arrived: Callable[[], None]) -> Body:
-        """``arrived`` is called whenever there is more, and when there will be no more."""
+    def open(self, msgid: int, arrived: Callable[[], None], at_hand: bytes = b"") -> Body:
+        """``arrived`` is called whenever there is more, and when there will be no more.  ``at_hand``: all of it, if
+        it came along with its envelope; then it is not called."""
+        if at_hand:
+            body = Body(0, arrived, self._credit)
+            body.chunks.append(at_hand)
+            body.complete = True
+            return body
         body = Body(self._shell.new_reqid(), arrived, self._credit)
         self._open[body.reqid] = body
         self._shell.tell_queue(BodyOpen(body.reqid, msgid))

@@ -267,7 +267,7 @@ class Session:
 
     def _job(self, task: Task) -> Job:
         self.taken += 1
-        return Job(task, self.agent.bodies.open(task.key.msgid, self._feed))
+        return Job(task, self.agent.bodies.open(task.key.msgid, self._feed, task.body))
 
     def _feed(self) -> None:
         """Give the server what it waits for, as far as it is here and the link takes it."""

@@ -21,10 +21,12 @@ class TaskKey(NamedTuple):
 class Task:
     """One transaction to be."""
 
-    __slots__ = ("envelopes", "has_8bit", "key", "size", "tries")
+    __slots__ = ("body", "envelopes", "has_8bit", "key", "size", "tries")
 
-    def __init__(self, key: TaskKey, size: int, has_8bit: bool) -> None:
+    def __init__(self, key: TaskKey, size: int, has_8bit: bool, body: bytes = b"") -> None:
+        """body: when it came along with the envelope; otherwise empty."""
         self.key = key
+        self.body = body
         self.size = size
         self.has_8bit = has_8bit
         self.envelopes: list[Envelope] = []

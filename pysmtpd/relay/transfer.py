@@ -94,7 +94,7 @@ class TransferAgent:
         except ValueError as error:
             self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", str(error))
             return
-        if relay.add(envelope, task, message.size, message.has_8bit):
+        if relay.add(envelope, task, message.size, message.has_8bit, message.body):
             self.mark(relay)
             return
         if not relay.holding:

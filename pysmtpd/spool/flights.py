@@ -10,10 +10,11 @@ Agent = Hashable
 class Flight:
     """One envelope between SchedDispatch and its end, or SchedRetry."""
 
-    __slots__ = ("agent", "esc", "stored", "text")
+    __slots__ = ("agent", "carried", "esc", "stored", "text")
 
-    def __init__(self, stored: Stored, agent: Agent) -> None:
+    def __init__(self, stored: Stored, agent: Agent, carried: int) -> None:
         self.stored = stored
+        self.carried = carried     # octets of body that came along
         self.agent: Agent | None = agent  # None: it came back with a temporary failure
         self.esc = ""
         self.text = ""
@@ -25,6 +26,7 @@ class Flights:
     def __init__(self) -> None:
         self._flights: dict[int, Flight] = {}
         self._messages: dict[tuple[Agent, int], int] = {}
+        self._carried: dict[Agent, int] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -35,9 +37,16 @@ class Flights:
     def get(self, evpid: int) -> Flight | None:
         return self._flights.get(evpid)
 
-    def begin(self, stored: Stored, agent: Agent) -> None:
+    def carried(self, agent: Agent) -> int:
+        """Octets of bodies that an agent was given with their envelopes, and may still hold."""
+        return self._carried.get(agent, 0)
+
+    def begin(self, stored: Stored, agent: Agent, carried: int = 0) -> None:
+        """carried: octets of body that come along."""
         evpid = stored.envelope.evpid
-        self._flights[evpid] = Flight(stored, agent)
+        self._flights[evpid] = Flight(stored, agent, carried)
+        if carried:
+            self._carried[agent] = self._carried.get(agent, 0) + carried
         key = agent, evpid >> 32
         self._messages[key] = self._messages.get(key, 0) + 1
 
@@ -46,7 +55,7 @@ class Flights:
         flight = self._flights.get(evpid)
         if flight is None or flight.agent is not agent:
             return None
-        self._forget(evpid, agent)
+        self._forget(flight, agent)
         flight.agent = None
         return flight
 
@@ -54,15 +63,17 @@ class Flights:
         """Nothing is being done with it any more."""
         flight = self._flights.pop(evpid, None)
         if flight is not None and flight.agent is not None:
-            self._forget(evpid, flight.agent)
+            self._forget(flight, flight.agent)
         return flight
 
     def may_read(self, agent: Agent, msgid: int) -> bool:
         """Whether an agent has an envelope of this message: the bodies of others are none of its business."""
         return (agent, msgid) in self._messages
 
-    def _forget(self, evpid: int, agent: Agent) -> None:
-        key = agent, evpid >> 32
+    def _forget(self, flight: Flight, agent: Agent) -> None:
+        if flight.carried:
+            self._carried[agent] -= flight.carried
+        key = agent, flight.stored.envelope.evpid >> 32
         count = self._messages[key] - 1
         if count:
             self._messages[key] = count

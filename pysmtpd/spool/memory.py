@@ -69,3 +69,7 @@ class Memory:
 
     def body(self, msgid: int) -> bytes | None:
         return self._bodies.get(msgid)
+
+    def body_for_one(self, msgid: int) -> bytes:
+        """The body of a message that has one envelope left, if it is at hand; otherwise empty."""
+        return self._bodies.get(msgid, b"") if self._counts.get(msgid) == 1 else b""

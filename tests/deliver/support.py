@@ -222,10 +222,10 @@ class House:
         self.parent.sock.close()
         self.loop.close()
 
-    def deliver(self, one: Envelope, body: bytes = BODY) -> None:
-        """Queue says: deliver this."""
+    def deliver(self, one: Envelope, body: bytes = BODY, *, carried: bool = False) -> None:
+        """Queue says: deliver this; carried: and here is its body."""
         self.bodies[one.evpid >> 32] = body
-        self.queue.send(QueueDeliver(one, len(body), False))
+        self.queue.send(QueueDeliver(one, len(body), False, body if carried else b""))
 
     def run(self, until: Callable[[], object], seconds: float = 20.0) -> None:
         """Let everybody work until it is true."""

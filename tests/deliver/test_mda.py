@@ -16,6 +16,7 @@ from pysmtpd.imsg import Encoder, Message
 from pysmtpd.messages import (
     BodyClose,
     BodyCredit,
+    BodyOpen,
     DeliveryHold,
     DeliveryRelease,
     MdaWorkerExited,
@@ -54,6 +55,17 @@ def test_a_message_goes_into_a_maildir(house: Make, home: Path) -> None:
     assert " mda delivery evpid=0000000100000001 from=<a@example.org> to=<joe@example.com> rcpt=<joe@" in line
     assert " user=joe delay=" in line
     assert line.endswith("result=Ok stat=Delivered")
+
+
+def test_a_body_that_came_along_is_not_asked_for(house: Make, home: Path) -> None:
+    one = house(config(MAILDIR))
+    one.deliver(envelope(), carried=True)
+    assert one.result().outcome is Outcome.OK
+    [text] = files(home)
+    assert text == b"Return-Path: <a@example.org>\nDelivered-To: joe@example.com\nSubject: x\n\nhello\n"
+    one.deliver(envelope(0x2_0000_0001), text.replace(b"\n", b"\r\n"), carried=True)
+    assert one.result(0x2_0000_0001).outcome is Outcome.LOOP
+    assert not sent(one, BodyOpen) + sent(one, BodyClose) + sent(one, BodyCredit)
 
 
 def test_the_null_sender(house: Make, home: Path) -> None:

@@ -151,6 +151,18 @@ def test_an_idle_connection_that_closes_is_no_failure() -> None:
     assert not world.logged("Disabling route") and not world.agent.relays
 
 
+def test_a_body_that_came_along_serves_the_next_connection_too() -> None:
+    world = World()
+    world.exchangers("b.example", A, B)
+    world.serve(A, {"MAIL": b"421 4.3.2 shutting down"})
+    world.serve(B)
+    world.deliver("b@b.example", body=b"Subject: along\r\n\r\n")
+    world.run()
+    assert tried(world) == [A, B] and world.outcomes == [OK]
+    assert [body for _, _, body in world.messages] == [b"Subject: along\r\n\r\n"]
+    assert not world.opened
+
+
 def test_after_the_end_of_data_nothing_is_sent_twice() -> None:
     world = domain({"eom": None}, {})
     world.run()

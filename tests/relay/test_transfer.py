@@ -50,6 +50,16 @@ def test_one_message_by_smarthost() -> None:
     assert not world.agent.relays and not world.links
 
 
+def test_a_body_that_came_along_is_not_asked_for() -> None:
+    world = smarthost("smtp://192.0.2.5")
+    world.serve("192.0.2.5")
+    for number in (1, 2, 3):
+        world.deliver("b@b.example", msgid=number, body=b"Subject: %d\r\n\r\n.\r\n" % number)
+    world.run()
+    assert [body for _, _, body in world.messages] == [b"Subject: %d\r\n\r\n.\r\n" % n for n in (1, 2, 3)]
+    assert not world.opened and not world.closed_bodies and world.outcomes == [OK] * 3
+
+
 def test_one_message_by_mx() -> None:
     world = World()
     world.exchangers("b.example", "192.0.2.5", "192.0.2.6")

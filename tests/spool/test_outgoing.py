@@ -2,9 +2,23 @@
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from pysmtpd import queue
 from pysmtpd.base.envelope import Agent
-from pysmtpd.messages import BODY_WINDOW, BodyClose, BodyCredit, BodyOpen, Outcome, QueueBody
+from pysmtpd.messages import (
+    BODY_WINDOW,
+    CARRIED_MAX,
+    BodyClose,
+    BodyCredit,
+    BodyOpen,
+    DeliveryHold,
+    Outcome,
+    QueueBody,
+    QueueDone,
+)
 from pysmtpd.spool.memory import Memory
 from tests.spool.house import BODY, House, envelope
 
@@ -117,3 +131,48 @@ def test_memory_is_bounded() -> None:
     assert [msgid for msgid in range(1, 101) if memory.body(msgid)] == list(range(91, 101))
     memory.add_body(200, b"x" * 1001)
     assert memory.body(200) is None
+
+
+# a small body comes along with its envelope
+
+
+def test_a_small_body_comes_along_with_its_only_envelope(house: House) -> None:
+    (evpid,) = house.submit()
+    assert house.dispatch(evpid).body == BODY
+    house.report(evpid, Outcome.OK)
+    assert house.queue.flights.carried(cast(Any, house.mta)) == 0
+
+
+@pytest.mark.parametrize(("body", "count"), [(b"x" * (CARRIED_MAX + 1), 1), (LARGE, 1), (BODY, 2)])
+def test_other_bodies_have_to_be_opened(house: House, body: bytes, count: int) -> None:
+    evpids = house.submit(body, [envelope()] * count)
+    assert [house.dispatch(evpid).body for evpid in evpids] == [b""] * count
+
+
+def test_the_last_of_several_envelopes_has_the_body(house: House) -> None:
+    one, two = house.submit(envelopes=[envelope()] * 2)
+    assert house.dispatch(one).body == b""
+    house.report(one, Outcome.OK)
+    house.expect(house.scheduler, QueueDone)
+    assert house.dispatch(two).body == BODY
+
+
+def test_what_is_not_in_memory_has_to_be_opened(house: House) -> None:
+    (evpid,) = house.submit()
+    house.queue.memory.__init__()  # type: ignore[misc]
+    assert house.dispatch(evpid).body == b""
+
+
+def test_an_agent_holds_so_many_bodies_and_no_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "CARRIED_WINDOW", 2 * len(BODY) + 1)
+    evpids = [house.submit()[0] for _ in range(6)]
+    assert [bool(house.dispatch(evpid).body) for evpid in evpids[:3]] == [True, True, False]
+    house.report(evpids[2], Outcome.OK)        # had none
+    assert not house.dispatch(evpids[3]).body
+    house.report(evpids[0], Outcome.TEMPFAIL)
+    assert house.dispatch(evpids[4]).body
+    house.say(house.mta, DeliveryHold(evpids[1], 1))
+    assert house.dispatch(evpids[5]).body
+    for evpid in evpids:
+        house.queue.flights.end(evpid)
+    assert house.queue.flights.carried(cast(Any, house.mta)) == 0
