@@ -152,15 +152,15 @@ class Client:
         """Carry out effects in their order; a session says all it has to say of a turn in one Send."""
         for effect in effects:
             if isinstance(effect, Send):
-                if self.process.traces & Trace.SMTP:
+                if self.process.traces and self.process.traces & Trace.SMTP:
                     self._trace_replies(effect.data)
                 self.io.write(effect.data)
             elif isinstance(effect, Ask):
                 self.process.ask(self, effect)
-            elif isinstance(effect, Body):
-                self._body(effect.chunk)
             elif isinstance(effect, Log):
                 self.process.log(effect.line, effect.level)
+            elif isinstance(effect, Body):
+                self._body(effect.chunk)
             elif isinstance(effect, Count):
                 self.process.stats.add(effect.key, effect.amount)
             elif isinstance(effect, AuthFailed):
@@ -216,7 +216,7 @@ class Client:
         """Read on, unless there is a reason not to."""
         if self._shut():
             self.io.pause()
-        elif self.session.reading:
+        elif not self.io.reading and self.session.reading:
             # Otherwise each answer would let in another buffer, however little of the last one it used up.
             self.io.resume()
 

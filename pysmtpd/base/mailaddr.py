@@ -25,7 +25,8 @@ class MailAddr(Wire):
         user, domain = self.user, self.domain
         if len(user) + len(domain) > 63 and (len(user.encode()) > LOCAL_MAX or len(domain.encode()) > DOMAIN_MAX):
             raise ValueError("address too long")
-        if _BAD.search(user) is not None or _BAD.search(domain) is not None:
+        # Nothing printable is bad, and nearly all addresses are printable.
+        if not (user.isprintable() and domain.isprintable()) and (_BAD.search(user) or _BAD.search(domain)):
             raise ValueError("control character in address")
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from _operator import _compare_digest
 import msgspec
 
 from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.struct import shape
 
 # The bare module, as the standard library's random does it: hashlib would bring OpenSSL into queue, and 3 MB.
 try:
@@ -31,11 +32,15 @@ class Seal:
         self._mac = blake2b(key=key, digest_size=MAC_SIZE)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+        self._prove = msgspec.msgpack.Decoder(shape(list[Envelope])).decode
 
     def close(self, envelopes: list[Envelope]) -> bytes:
         """The envelopes, sealed.  Raises SealError when whoever opens them would refuse one."""
         data = self._encode(envelopes)
-        self._read(data)
+        try:
+            self._prove(data)
+        except msgspec.DecodeError as error:
+            raise SealError(str(error)) from None
         return self._sign(data) + data
 
     def open(self, sealed: bytes) -> list[Envelope]:

@@ -16,12 +16,13 @@ _C_STYLE = {0x0A: "\\n", 0x0D: "\\r", 0x08: "\\b", 0x07: "\\a", 0x0B: "\\v", 0x0
 
 def is_clean(text: str) -> bool:
     """Whether text may stand in a line as it is."""
-    return _UNCLEAN.search(text) is None
+    # Nothing printable is unclean; what is not printable may still be clean, such as a no-break space.
+    return text.isprintable() or _UNCLEAN.search(text) is None
 
 
 def check_clean(text: str, limit: int, what: str) -> str:
     """Return text, or raise ValueError when it is unclean or longer than limit octets in UTF-8."""
-    if _UNCLEAN.search(text) is not None:
+    if not text.isprintable() and _UNCLEAN.search(text) is not None:
         raise ValueError(f"control character in {what}")
     if len(text) * 4 > limit and len(text.encode()) > limit:
         raise ValueError(f"{what} is longer than {limit} octets")

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from pysmtpd.base.trace import Trace
@@ -58,7 +59,7 @@ class Sweep:
         self._all.discard(io)
 
     def _tick(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         for io in [io for io in self._all if io.deadline < now]:
             if not io.closed:
                 io.expire(now)
@@ -78,8 +79,8 @@ def sweep_of(loop: asyncio.AbstractEventLoop) -> Sweep:
 class Io:
     """One stream socket."""
 
-    __slots__ = ("_closing", "_connecting", "_fd", "_handler", "_loop", "_out", "_process", "_reading", "_sock",
-                 "_sweep", "_timeout", "_tls", "_tls_next", "_writing", "backlog", "closed", "deadline")
+    __slots__ = ("_closing", "_connecting", "_fd", "_handler", "_loop", "_out", "_process", "_sock", "_sweep",
+                 "_timeout", "_tls", "_tls_next", "_writing", "backlog", "closed", "deadline", "reading")
 
     def __init__(self, process: "Process", sock: socket.socket, handler: Handler, timeout: float = 300.0,
                  connecting: bool = False) -> None:
@@ -92,11 +93,11 @@ class Io:
         self._fd = sock.fileno()
         self._handler = handler
         self._timeout = timeout
-        self.deadline = self._loop.time() + timeout
+        self.deadline = monotonic() + timeout
         self._out: list[bytes] = []
         self._connecting = connecting
         self._closing = False
-        self._reading = False
+        self.reading = False
         self._writing = False
         self._tls: TlsLayer | None = None
         self._tls_next: tuple[TlsContext, bool, str] | None = None
@@ -131,13 +132,13 @@ class Io:
 
     def pause(self) -> None:
         """Read no more until resume().  The idle timeout goes on."""
-        if self._reading:
-            self._reading = False
+        if self.reading:
+            self.reading = False
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        if not self._reading and not self.closed and not self._connecting and not self._closing:
-            self._reading = True
+        if not self.reading and not self.closed and not self._connecting and not self._closing:
+            self.reading = True
             self._loop.add_reader(self._fd, self._readable)
             if self._tls is not None:
                 # Decrypted octets may be waiting inside the layer.
@@ -176,7 +177,7 @@ class Io:
     def set_timeout(self, seconds: float) -> None:
         """Idle time allowed from now on."""
         self._timeout = seconds
-        self.deadline = self._loop.time() + seconds
+        self.deadline = monotonic() + seconds
 
     def expire(self, now: float) -> None:
         """Nothing happened for too long."""
@@ -193,18 +194,21 @@ class Io:
         except OSError as error:
             self._fail(error)
             return
-        self.deadline = self._loop.time() + self._timeout
-        if self._process.traces & Trace.IO:
+        self.deadline = monotonic() + self._timeout
+        if self._process.traces and self._process.traces & Trace.IO:
             self._process.trace(Trace.IO, f"fd {self._fd} read {size}")
         if not size:
             self.pause()
             self._tell(self._handler.io_eof)
             return
-        data = bytes(_BUFFER[:size])
+        data = _BUFFER[:size].tobytes()
         if self._tls is not None:
             self._tls_feed(data)
-        else:
-            self._tell_data(data)
+            return
+        try:
+            self._handler.io_data(data)
+        except Exception:  # noqa: BLE001  (a bug in one session must not end the others)
+            self._broken()
 
     def _tell(self, event: Callable[[], None]) -> None:
         try:
@@ -239,7 +243,7 @@ class Io:
     def _push(self, data: bytes) -> None:
         if not data:
             return
-        if self._process.traces & Trace.IO:
+        if self._process.traces and self._process.traces & Trace.IO:
             self._process.trace(Trace.IO, f"fd {self._fd} write {len(data)}, {self.backlog} waiting")
         if not self._out and not self._connecting:
             try:
@@ -280,7 +284,7 @@ class Io:
         except OSError as error:
             self._fail(error)
             return
-        self.deadline = self._loop.time() + self._timeout
+        self.deadline = monotonic() + self._timeout
         self._out = [data[sent:]] if sent < len(data) else []
         self.backlog -= sent
         if not self._out:
@@ -303,7 +307,7 @@ class Io:
         self._connecting = False
         if not self._out:
             self._watch_write(False)
-        self.deadline = self._loop.time() + self._timeout
+        self.deadline = monotonic() + self._timeout
         self.resume()
         self._tell(self._handler.io_connected)
 
@@ -345,7 +349,7 @@ class Io:
             self._tell(self._handler.io_eof)
 
     def _tls_pending(self) -> None:
-        if self._tls is not None and self._reading and not self.closed:
+        if self._tls is not None and self.reading and not self.closed:
             self._tls_feed(b"")
 
 

@@ -17,6 +17,7 @@ from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import Decoder, Encoder, Frame, ImsgError, Message
 
 READ_SIZE = 65536                  # larger reads cross malloc's mmap threshold and triple the kernel's time
+SEND_SIZE = 4 * READ_SIZE          # octets sent at once
 FDS_MAX = 8                        # descriptors accepted at once
 _CMSG_SPACE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -46,6 +47,7 @@ class Peer:
         self._decoder = Decoder(proc, me)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._out: deque[tuple[bytes, int | None]] = deque()
+        self._carrying = 0         # descriptors in it
         self._fds: deque[int] = deque()
         self._flushing = False
         self._writing = False
@@ -75,8 +77,10 @@ class Peer:
                 os.close(fd)
             return
         self._out.append((data, fd))
+        if fd is not None:
+            self._carrying += 1
         self.backlog += len(data)
-        if self._loop is not None:
+        if not self._flushing:
             self._schedule()
 
     def send_now(self, message: Message, fd: int | None = None) -> None:
@@ -148,7 +152,10 @@ class Peer:
             return
         try:
             for frame in self._decoder.feed(data):
-                self._handle(frame)
+                if frame.spec.fd:
+                    self._handle_with_fd(frame)
+                else:
+                    self._owner.peer_frame(self, frame)
                 if self.closed:
                     return
         except ImsgError as error:
@@ -157,10 +164,7 @@ class Peer:
         if len(self._fds) > FDS_MAX:
             self._lose("invalid imsg: descriptors nobody asked for")
 
-    def _handle(self, frame: Frame) -> None:
-        if not frame.spec.fd:
-            self._owner.peer_frame(self, frame)
-            return
+    def _handle_with_fd(self, frame: Frame) -> None:
         self.fd = self.take_fd()
         try:
             self._owner.peer_frame(self, frame)
@@ -203,20 +207,24 @@ class Peer:
         except (ConnectionError, OSError):
             # The reader will see the end of file and report it once.
             self._out.clear()
-            self.backlog = 0
-        self._watch(bool(self._out))
+            self.backlog = self._carrying = 0
+        if self._writing or self._out:
+            self._watch(bool(self._out))
 
     def _send_some(self) -> bool:
         """One send of as much as may go in one; False when the kernel took less."""
+        if not self._carrying and self.backlog <= SEND_SIZE:
+            return self._send_all()
         data, fd = self._out[0]
         if fd is not None:
             sent = socket.send_fds(self._sock, [data], [fd])
             os.close(fd)
+            self._carrying -= 1
             self._out[0] = (data, None)
         else:
             run, size = [], 0
             for piece, with_fd in self._out:
-                if with_fd is not None or size > 4 * READ_SIZE:
+                if with_fd is not None or size > SEND_SIZE:
                     break
                 run.append(piece)
                 size += len(piece)
@@ -224,6 +232,17 @@ class Peer:
             sent = self._sock.send(data)
         self._consume(sent)
         return sent == len(data)
+
+    def _send_all(self) -> bool:
+        """The usual case: all there is, and no descriptors."""
+        data = self._out[0][0] if len(self._out) == 1 else b"".join([piece for piece, _ in self._out])
+        sent = self._sock.send(data)
+        if sent != len(data):
+            self._consume(sent)
+            return False
+        self._out.clear()
+        self.backlog = 0
+        return True
 
     def _consume(self, sent: int) -> None:
         self.backlog -= sent

@@ -186,13 +186,13 @@ class Process:
 
     def peer_frame(self, peer: Peer, frame: Frame) -> None:
         message = frame.message
-        if self.traces & _FRAMES:
+        if self.traces and self.traces & _FRAMES:
             self._trace_frame(peer, frame)
         handler = self._handlers.get(type(message))
-        if handler is None:
+        if handler is not None:
+            handler(self, peer, message)
+        else:
             self._runtime_message(peer, message)
-            return
-        handler(self, peer, message)
 
     def _trace_frame(self, peer: Peer, frame: Frame) -> None:
         """Names and ids only: what a message carries may be a secret."""

@@ -52,8 +52,7 @@ class Conversation:
         self._now = now
         if self._shaking or self.closed or self._eof:
             return []              # plaintext behind STARTTLS, or words after the last word
-        self._lines.feed(data)
-        if not self.reading and len(self._lines) > WAITING_MAX:
+        if self._lines.feed(data) > WAITING_MAX and not self.reading:
             self._hang_up(reply.R421_FALLEN_BEHIND, "quit")
         return self._run()
 
@@ -138,9 +137,10 @@ class Conversation:
     def _done(self) -> list[Effect]:
         """The effects of this turn, replies first and in one piece: nothing is sent after a StartTls or a Close."""
         effects, self._effects = self._effects, []
-        if self._out:
-            effects.insert(0, Send(b"".join(self._out)))
-            self._out.clear()
+        out = self._out
+        if out:
+            effects.insert(0, Send(out[0] if len(out) == 1 else b"".join(out)))
+            out.clear()
         return effects
 
     def _ask(self, message: Message, proceed: Callable[[Message], None]) -> None:

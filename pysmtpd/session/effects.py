@@ -4,58 +4,57 @@ A session's ``receive``, ``answer``, ``timeout`` and the like return a list of t
 in order.
 """
 
-from typing import NamedTuple
-
 from pysmtpd.base.logline import Level
+from pysmtpd.base.struct import Wire
 from pysmtpd.imsg import Message
 
 
-class Send(NamedTuple):
+class Send(Wire):
     """Bytes for the other end."""
 
     data: bytes
 
 
-class Ask(NamedTuple):
+class Ask(Wire):
     """A message for the process its route names.  Its answer, if it has one, comes back through answer()."""
 
     message: Message
 
 
-class Body(NamedTuple):
+class Body(Wire):
     """A piece of mail data for the queue; the shell obeys the window and stops reading when it is shut."""
 
     chunk: bytes
 
 
-class StartTls(NamedTuple):
+class StartTls(Wire):
     """Begin the handshake once everything sent so far has left.  Bytes read before it are discarded."""
 
 
-class Close(NamedTuple):
+class Close(Wire):
     """Say no more, and close once everything sent has left."""
 
 
-class Wait(NamedTuple):
+class Wait(Wire):
     """Call wake() after so many seconds; nothing is read until then."""
 
     seconds: float
 
 
-class Log(NamedTuple):
+class Log(Wire):
     """A line for the log."""
 
     line: str
     level: Level = Level.INFO
 
 
-class AuthFailed(NamedTuple):
+class AuthFailed(Wire):
     """Somebody was not who they said: for those who count that by address and by user."""
 
     user: str
 
 
-class Count(NamedTuple):
+class Count(Wire):
     """Add to a statistics key."""
 
     key: str

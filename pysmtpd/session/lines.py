@@ -26,28 +26,32 @@ class Lines:
     def __len__(self) -> int:
         return len(self._data) - self._at
 
-    def feed(self, data: bytes) -> None:
-        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+    def feed(self, data: bytes) -> int:
+        """Octets came; returns how many there are now."""
+        self._data = data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
+        return len(data)
 
     def next(self, *, credentials: bool = False) -> bytes | None:
         """The next line without its CRLF; None when it is not complete.  ``credentials``: it answers a challenge.
 
         Raises LineError for one that is too long or ends in a bare LF: whoever sends that may be carrying
         somebody else's text, so the session should end."""
-        at = self._at
-        end = self._data.find(b"\n", at, at + LINE_MAX)
+        at, data = self._at, self._data
+        if at == len(data):
+            return None
+        end = data.find(b"\n", at, at + LINE_MAX)
         if end < 0:
-            limit = AUTH_LINE_MAX if credentials or self._data[at : at + 5].upper() == b"AUTH " else LINE_MAX
-            end = self._data.find(b"\n", at, at + limit)
+            limit = AUTH_LINE_MAX if credentials or data[at : at + 5].upper() == b"AUTH " else LINE_MAX
+            end = data.find(b"\n", at, at + limit)
             if end < 0:
-                if len(self._data) - at >= limit:
+                if len(data) - at >= limit:
                     raise LineError(R500_COMMAND_TOO_LONG)
                 return None
-        if end == at or self._data[end - 1] != 0x0D:
+        if end == at or data[end - 1] != 0x0D:
             raise LineError(R500_BARE_NEWLINE)
         self._at = end + 1
-        return self._data[at : end - 1]
+        return data[at : end - 1]
 
     def rest(self) -> bytes:
         """Everything there is; it is forgotten here."""

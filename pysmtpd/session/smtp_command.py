@@ -45,17 +45,18 @@ class Command(NamedTuple, Generic[S]):
     proceed: Callable[[S, str], None]
 
 
-def has_control(line: bytes) -> bool:
-    """Whether a command line holds what no command may: a control character other than TAB."""
-    return _CONTROL.search(line) is not None
+def split(line: bytes) -> tuple[str, str] | None:
+    """Verb in upper case, and argument without the blanks around it.
 
-
-def split(line: bytes) -> tuple[str, str]:
-    """Verb in upper case, and argument without the blanks around it."""
-    text = line.decode("latin-1").rstrip(" \t")
-    match = _COLON.match(text)
-    if match:
-        return match[1].upper() + ":", text[match.end() :]
+    None when the line holds what no command may: a control character other than TAB."""
+    text = line.decode("latin-1")
+    if not text.isprintable() and _CONTROL.search(line) is not None:
+        return None
+    text = text.rstrip(" \t")
+    if ":" in text:
+        match = _COLON.match(text)
+        if match:
+            return match[1].upper() + ":", text[match.end() :]
     verb, _, argument = text.partition(" ")
     return verb.upper(), argument.lstrip(" \t")
 

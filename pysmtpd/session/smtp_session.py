@@ -39,7 +39,7 @@ from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
 from pysmtpd.session.path import parse_path, valid_domain
 from pysmtpd.session.received import received
 from pysmtpd.session.smtp_auth import MECHANISMS, Authentication
-from pysmtpd.session.smtp_command import Command, FilterPhase, has_control, loggable, split
+from pysmtpd.session.smtp_command import Command, FilterPhase, loggable, split
 from pysmtpd.session.smtp_tx import Tx, template
 
 LOCAL = "local"                    # the address of a session over the control socket
@@ -203,10 +203,11 @@ class SmtpSession(Authentication):
         if line is None:
             return self.closed
         self._command = line
-        if has_control(line):
+        parts = split(line)
+        if parts is None:
             self._mistake(reply.R500_CONTROL)
             return True
-        verb, argument = split(line)
+        verb, argument = parts
         command = COMMANDS.get(verb)
         if command is None:
             self._mistake(reply.R500_UNRECOGNIZED)
