@@ -69,7 +69,7 @@ def test_peers_are_mutual() -> None:
 
 def test_only_a_few_messages_are_bulk_or_carry_a_descriptor() -> None:
     assert {spec.cls.__name__ for spec in SPECS if spec.bulk} == {
-        "ConfView", "SmtpBody", "QueueBody", "WorkerBody", "CtlText"}
+        "ConfView", "SmtpBody", "SmtpMessage", "QueueDeliver", "QueueBody", "WorkerBody", "CtlText"}
     assert {spec.cls.__name__ for spec in SPECS if spec.fd} == {
         "SetupPeer", "SetupListener", "SetupControlSocket", "SetupFile", "LogSocket", "MdaWorkerStarted",
         "CtlSubmitReady", "ForwardOpened", "AuthStarted"}
