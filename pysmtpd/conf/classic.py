@@ -46,6 +46,7 @@ def finish(p: Parser) -> None:
     draft = p.draft
     facts = Facts(draft, p.source.hostname())
     _splice(p, facts, draft.deferred_listens, draft.listens)
+    facts.has_socket = any(listen.where is None for listen in draft.listens)
     facts.auth = any("auth" in listen.seen for listen in draft.listens)
     _splice(p, facts, draft.deferred_rules, draft.rules)
 
@@ -111,12 +112,16 @@ def _map(p: Parser, token: Token) -> None:
 
     A table, before 5.3."""
     name = p.string("the name of the map")
+    p.declares("table", name.text)
     braces = p.mark("{")
+    if braces:
+        p.new_lines()
     kind = "file"
     if p.word("source"):
         kind = "db" if p.must("plain", "file", "db").text == "db" else "file"
     path = p.string("a path")
     if braces:
+        p.new_lines()
         p.must_mark("}")
     source = quoted(f"db:{path.text}", path) if kind == "db" else kept(path)
     now(p, token, [[word("table", token), kept(name), source]])
@@ -125,6 +130,8 @@ def _map(p: Parser, token: Token) -> None:
 def _pki(p: Parser, token: Token) -> None:
     """pki = "pki" NAME { ( "certificate" | "cert" | "key" | "dhparams" | "ca" | "dhe" ) STRING }"""
     name = p.string("the name of a pki")
+    p.declares("pki", name.text.lower())
+    p.draft.unfinished.append(name.text.lower())
     said = [keyword(token), kept(name)]
     authority: list[Said] = []
     notes = []
@@ -138,6 +145,8 @@ def _pki(p: Parser, token: Token) -> None:
             notes.append("parameters for Diffie-Hellman are chosen automatically now, and not read from a file")
         else:
             said += [keyword(option) if option.text != "certificate" else word("cert", option), kept(value)]
+    p.end()
+    p.draft.unfinished.remove(name.text.lower())
     statements = [said] if len(said) > 2 or not authority else []
     now(p, token, [*statements, authority] if authority else statements, *notes)
 
@@ -145,6 +154,7 @@ def _pki(p: Parser, token: Token) -> None:
 def _ca(p: Parser, token: Token) -> None:
     """ca = "ca" NAME ( "certificate" | "cert" ) STRING"""
     name = p.string("the name of a ca")
+    p.declares("ca", name.text.lower())
     option = p.must("certificate", "cert")
     now(p, token, [[keyword(token), kept(name), word("cert", option), kept(p.string("the path of a certificate"))]])
 
@@ -164,6 +174,7 @@ def _queue(p: Parser, token: Token) -> None:
 def _filter(p: Parser, token: Token) -> None:
     """filter = "filter" NAME [ PROGRAM { ARGUMENT } | "chain" NAME { NAME } ]"""
     name = p.string("the name of the filter")
+    p.declares("filter", name.text)
     said = [keyword(token), kept(name)]
     program = p.word("chain") or (p.string("a program") if p.at_string else name)
     given = []

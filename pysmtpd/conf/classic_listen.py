@@ -6,7 +6,8 @@ from pysmtpd.conf.parser import Parser
 from pysmtpd.conf.rewrite import Statement, entries, kept, keyword, mapping, now, quoted, table_follows, word
 
 CERTIFICATES = "/etc/mail/certs"   # where a certificate was looked for by its name, before 5.4
-_ONLY_CLASSIC = frozenset({"certificate", "dsn-notify", "dsn-ret", "mask-source", "secure", "ssl"})
+SOCKET_TAG = "local"               # what came by the socket had this tag, from 5.9 on
+_ONLY_CLASSIC = frozenset({"certificate", "dsn-notify", "dsn-ret", "enable", "mask-source", "secure", "ssl"})
 _BEFORE_VALUE = frozenset({
     "ca", "ciphers", "filter", "hostname", "hostnames", "on", "pki", "port", "protocols", "senders", "tag",
 })
@@ -70,6 +71,7 @@ class _Listen:
     def option(self, p: Parser) -> bool:
         """Read one option; False when there is none."""
         if self.has_address:
+            p.word("enable")           # of 5.0: it stood before auth
             found = p.word("port", *_FLAGS, "tls-require", "smtps", "secure", "ssl", *_STRINGS, "certificate", "filter",
                            "auth", "auth-optional", "hostnames", "senders", "mask-source", "dsn-notify", "dsn-ret")
         else:
@@ -148,8 +150,9 @@ class _Listen:
             statements.append(self._files())
         if self.pki in facts.pki_cas and "ca" not in self.seen:
             self.said += [word("ca", at), quoted(self.pki, at)]
-        if at.text in facts.tags and "tag" not in self.seen:
-            self.said += [word("tag", at), quoted(at.text, at)]
+        tag = at.text if self.has_address else SOCKET_TAG
+        if tag in facts.tags and "tag" not in self.seen:
+            self.said += [word("tag", at), quoted(tag, at)]
         statements += self._each_address(tuple(self.said))
         if self.both is not None:
             other = word("tls", self.both.token)

@@ -7,6 +7,7 @@ local.  Where somebody can log in, ``from local`` therefore becomes two rules.
 import re
 
 from pysmtpd.conf.classic_deliver import Deliver
+from pysmtpd.conf.classic_listen import SOCKET_TAG
 from pysmtpd.conf.classic_relay import Relay
 from pysmtpd.conf.draft import Deferred, Facts, Said
 from pysmtpd.conf.lexer import Kind, Token
@@ -22,6 +23,7 @@ LOCAL_NOTE = "who had logged in counted as local; that is a rule of its own now"
 LOCAL_NOT_NOTE = "who had logged in counted as local, which must be said now"
 ADDRESS_NOTE = "who had logged in counted as local, whatever the address; now the address decides"
 REJECT_NOTE = "who had logged in counted as local, whatever the address; so nobody who has is rejected here"
+SOCKET_NOTE = "what came by the socket had the tag local, which must be said now"
 NEVER_NOTE = "this rule never matched: who had logged in counted as local"
 VIRTUAL_NOTE = "the domains of a virtual map are not its keys any more: this asks for the addresses in it"
 EXPAND_NOTE = "a rule without an action delivered nothing itself"
@@ -53,12 +55,14 @@ class _Rule:
         self.not_from = False
         self.auth: bool | None = None              # authenticated
         self.tags: list[Said] = []
+        self.needs_socket = False                  # its tag is the socket's
         self.said: list[Said] = []                 # of sender and recipient
         self.destinations: list[list[Said]] = []
         self.lookups: list[Said] = []
         self.notes: list[str] = []
         self.how: Deliver | Relay | None = None
         self.method: list[Said] = []               # what follows the name of the action; of reject nothing
+        self.ttl: list[Said] = []                  # which comes last
         self.base = ""
 
     # reading
@@ -92,22 +96,30 @@ class _Rule:
                 p.draft.tags_of_interfaces.add(tag.text)
                 self.tags += [word("tag", found), kept(tag)]
             case "tagged":
-                self.tags += [*_not(p, found), word("tag", found), kept(p.string("a tag"))]
+                self._tagged(p, found)
             case other:
                 today = "mail-from" if other == "sender" else "rcpt-to"
                 self.said += [*_not(p, found), word(today, found), *table(p)]
 
+    def _tagged(self, p: Parser, found: Token) -> None:
+        negation = _not(p, found)
+        tag = p.string("a tag")
+        self.tags += [*negation, word("tag", found), kept(tag)]
+        if tag.text == SOCKET_TAG:
+            self.needs_socket = True
+            p.draft.tags_of_interfaces.add(SOCKET_TAG)
+
     def _from(self, p: Parser) -> None:
-        """from = "from" [ "!" ] ( "any" | "local" | [ "source" ] table )"""
+        """from = "from" [ "!" ] ( "any" | "all" | "local" | [ "source" ] table )"""
         self.not_from = p.mark("!")
-        which = p.word("any", "local", "source")
+        which = p.word("any", "local", "source", "all")
         if which is None or which.text == "source":
             word_only = which is None and p.token.kind is Kind.WORD and p.token.text != "map"
             if word_only and not _ADDRESS.match(p.token.text):
                 p.fail()
             self.source = table(p)
         else:
-            self.is_any = which.text == "any"
+            self.is_any = which.text != "local"
 
     def _for(self, p: Parser, found: Token) -> None:
         """for = "for" ( destination | "{" destination { [ "," ] destination } "}" )"""
@@ -122,9 +134,11 @@ class _Rule:
                 return
 
     def _destination(self, p: Parser, found: Token) -> list[Said]:
-        """destination = [ "!" ] ( "any" | "local" | "domain" table | "virtual" table )"""
+        """destination = [ "!" ] ( "any" | "all" | "local" | "domain" table | "virtual" table )"""
         said = [*_not(p, found), word("for", found)]
-        which = p.must("any", "local", "domain", "virtual")
+        which = p.must("any", "local", "domain", "virtual", "all")
+        if which.text == "all":
+            return [*said, word("any", which)]
         if which.text == "virtual":
             listed = mapping(p)
             self.seen["mapping"] = which
@@ -153,7 +167,7 @@ class _Rule:
                      "it stands in the place of deliver or relay")
         self._write_method(seen)
         if "expire" in seen:
-            self.method += ttl
+            self.ttl = ttl
 
     def _write_method(self, seen: dict[str, Token]) -> None:
         if self.how is not None:
@@ -180,11 +194,15 @@ class _Rule:
     def write(self, facts: Facts) -> tuple[list[Statement], list[str]]:
         """The statements of today's language, and notes."""
         statements: list[Statement] = []
+        if self.needs_socket and not facts.has_socket:
+            facts.has_socket = True
+            statements.append((*words("listen on socket tag", self.first), quoted(SOCKET_TAG, self.first)))
+            self.notes.append(SOCKET_NOTE)
         end = [word("reject", self.first)]
         if self.method:
             made, name = self._name(facts)
             if made:
-                statements.append((word("action", self.first), name, *self.method))
+                statements.append((word("action", self.first), name, *self.method, *self.ttl))
             end = [word("action", self.first), name]
         for destination in self.destinations:
             for source in self._sources(facts):
@@ -196,7 +214,7 @@ class _Rule:
         how = self.how
         if isinstance(how, Relay) and how.pki in facts.pki_cas and not how.has_ca:
             self.method += [word("ca", how.at), quoted(how.pki, how.at)]
-        key = tuple(said.token.text for said in self.method)
+        key = tuple(said.token.text for said in (*self.method, *self.ttl))
         new = key not in facts.actions
         if new:
             base = _NOT_IN_NAME.sub("_", self.base)[:NAME_MAX].strip("_")

@@ -82,6 +82,7 @@ class Facts:
         self.pkis = draft.pkis
         self.pki_cas = draft.pki_cas
         self.tags = draft.tags_of_interfaces
+        self.has_socket = False                    # a statement says how it listens on the socket
         self.auth = False                          # somebody may log in
         self.actions: dict[tuple[str, ...], str] = {}  # the names of those that were made, by what they say
         self.taken = {*draft.actions}
@@ -147,7 +148,7 @@ class Draft:
         self.to_quote: list[Token] = []             # words that are reserved now and were not before 6.4
         self.rewritten: list[Rewritten] = []
         self.pki_cas: set[str] = set()              # those with a ca of their own, in the language before 5.7
-        self.tags_of_interfaces: set[str] = set()   # what a rule before 5.3 said after "on"
+        self.tags_of_interfaces: set[str] = set()   # what a rule before 5.3 said after "on"; "local" of the socket
         self.deferred_listens: list[Deferred] = []
         self.deferred_rules: list[Deferred] = []
         self.errors: list[Diagnostic] = []

@@ -6,6 +6,7 @@ and statements that were today's already.
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from pysmtpd.conf import grammar
@@ -17,6 +18,7 @@ from pysmtpd.conf.load import open_file
 from pysmtpd.conf.parser import Parser
 from pysmtpd.conf.source import Source
 
+MOVED = "# note: moved below its pki, because that must be declared first"
 _BLANK = re.compile(r"[ \t]*")
 _BEFORE_BLANK = re.compile(r"\\(?=[ \t])")
 _BARE = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9:_.+*/@-]*")
@@ -72,12 +74,22 @@ class _Writer:
         return "".join([*parts, text[at:]])
 
     def _statements(self, file: File) -> Iterator[Edit]:
-        for one in sorted(self._draft.rewritten, key=lambda one: one.first.start):
-            if one.first.file is file:
-                start = one.first.start
-                before = file.text[file.start(file.position(start).line):start]
-                indent = before if _BLANK.fullmatch(before) else ""
-                yield Edit(start, one.last.end, f"\n{indent}".join(self._lines(one)))
+        here = sorted(self._statements_of(file), key=lambda one: one.first.start)
+        waiting: dict[int, list[str]] = {}
+        for number, one in enumerate(here):
+            start = one.first.start
+            before = file.text[file.start(file.position(start).line):start]
+            indent = before if _BLANK.fullmatch(before) else ""
+            lines = self._lines(one)
+            later = _declared_later(here, number)
+            if later is not None:
+                waiting.setdefault(later, []).extend(lines)
+                lines = [MOVED]
+            yield Edit(start, one.last.end, f"\n{indent}".join(lines))
+            if number in waiting:
+                end = file.text.find("\n", one.last.end)
+                end = end if end >= 0 else len(file.text)
+                yield Edit(end, end, "".join(f"\n{indent}{line}" for line in waiting[number]))
 
     def _lines(self, one: Rewritten) -> list[str]:
         new = [note for note in dict.fromkeys(one.notes) if note not in self._told]
@@ -141,6 +153,15 @@ class _Writer:
         if all(one.copied for one in rest[:len(whole)]) and here == whole:
             return f"${name}", len(whole)
         return "", 1
+
+
+def _declared_later(statements: list[Rewritten], number: int) -> int | None:
+    """The last pki statement that a listener needs, if that comes after it."""
+    used = {name.token.text.lower() for one in statements[number].statements if one[0].token.text == "listen"
+            for word, name in pairwise(one) if word.token.text == "pki"}
+    later = [at for at, other in enumerate(statements) if at > number for one in other.statements
+             if one[0].token.text == "pki" and one[1].token.text.lower() in used]
+    return later[-1] if later else None
 
 
 def _gap(before: Token, after: Token) -> str:

@@ -4,6 +4,7 @@ Nothing is guessed.  A rule is called unreachable only when one before it takes 
 client says and whatever is in files; an open relay is found by asking the rules as a stranger would.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -34,7 +35,11 @@ class Warned(NamedTuple):
 
 def warnings(config: Config) -> list[Warned]:
     """All that there is to say."""
-    return [*unreachable(config), *open_relays(config)]
+    made = Counter(rule.at for rule in config.rules)
+    never = list(unreachable(config))
+    found = Counter(one.at for one in never)
+    # In the language before 6.4 a rule may be several: that some of them never match is no news.
+    return list(dict.fromkeys([*(one for one in never if found[one.at] == made[one.at]), *open_relays(config)]))
 
 
 # rules that never match

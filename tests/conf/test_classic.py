@@ -14,6 +14,7 @@ from pysmtpd.conf.config import Config
 from pysmtpd.conf.load import Loaded, load
 from pysmtpd.conf.migrate import migrate
 from pysmtpd.conf.source import FILE_MAX, Stat
+from pysmtpd.lookup import reach, trial
 from tests.conf.dump import dump
 from tests.conf.machine import PATH, Machine
 from tests.conf.test_damage import ODD, judge, words
@@ -153,3 +154,95 @@ def test_300_lines_are_read_in_100_ms() -> None:
         assert read(text).errors == []
         times.append(time.process_time() - start)
     assert min(times) < 0.1
+
+
+# What rules mean, asked of the daemon's own evaluator
+
+PKI = 'pki p certificate "/etc/cert.pem" key "/etc/key.pem"\n'
+LOGIN = f"{PKI}listen on lo tls pki p auth-optional\n"
+OUTSIDE = "from a@b src 203.0.113.1"
+
+
+def judged(rules: str, *tests: str) -> list[str]:
+    """What became of tests, for a file and for its migration."""
+    results = []
+    for text in (rules, migrated(rules)):
+        found = read(text + "".join(f"test {test}\n" for test in tests))
+        assert [str(error) for error in found.errors] == []
+        assert found.config is not None
+        found.tested(trial.run(found.config, found.config.expectations))
+        results.append([str(one).split("\n")[0].partition(" ")[2] for one in found.errors])
+    assert results[0] == results[1]
+    return results[0]
+
+
+@pytest.mark.parametrize(("rules", "tests"), [
+    ("accept for any relay\n", [
+        f"{OUTSIDE} to c@d expect reject",
+        "from a@b src 127.0.0.1 to c@d expect action relay_",
+        "from a@b src socket to c@d expect action relay_",
+    ]),
+    # Who had logged in was local.
+    (f"{LOGIN}accept for any relay\n", [
+        f"{OUTSIDE} to c@d expect reject",
+        f"{OUTSIDE} auth joe to c@d expect action relay_",
+        "from a@b src 127.0.0.1 to c@d expect action relay_",
+    ]),
+    (f"{LOGIN}reject from ! local for any\naccept from any for any relay\n", [
+        f"{OUTSIDE} to c@d expect reject",
+        f"{OUTSIDE} auth joe to c@d expect action relay_",
+    ]),
+    (f'{LOGIN}reject from source "203.0.113.0/24" for any\naccept for any relay\n', [
+        f"{OUTSIDE} to c@d expect reject",
+        f"{OUTSIDE} auth joe to c@d expect action relay_",
+    ]),
+    ("accept authenticated for any relay\n", [
+        f"{OUTSIDE} to c@d expect reject",
+        f"{OUTSIDE} auth joe to c@d expect action relay_",
+        "from a@b src 127.0.0.1 to c@d expect reject",
+    ]),
+    ("accept ! authenticated from any for any relay\n", [
+        f"{OUTSIDE} to c@d expect action relay_",
+        f"{OUTSIDE} auth joe to c@d expect reject",
+    ]),
+    ('reject from any sender "@spam.example" for any\naccept from any sender ! "@b" for any relay\n', [
+        "from a@spam.example src 203.0.113.1 to c@d expect reject",
+        "from a@c src 203.0.113.1 to c@d expect action relay_",
+        f"{OUTSIDE} to c@d expect reject",
+    ]),
+    ('accept from any recipient { "c@d" "@e" } for any relay\n', [
+        f"{OUTSIDE} to c@d expect action relay_",
+        f"{OUTSIDE} to x@e expect action relay_",
+        f"{OUTSIDE} to x@d expect reject",
+    ]),
+    ('accept from any for ! domain { "*.d" d } relay\n', [
+        f"{OUTSIDE} to c@x.d expect reject",
+        f"{OUTSIDE} to c@d expect reject",
+        f"{OUTSIDE} to c@e expect action relay_",
+    ]),
+    ("accept tagged T for any relay\nreject tagged ! U from any for any\naccept from any for any relay backup\n", [
+        "from a@b src 127.0.0.1 tag T to c@d expect action relay_",
+        f"{OUTSIDE} tag T to c@d expect reject",
+        f"{OUTSIDE} tag U to c@d expect action backup_",
+    ]),
+    # The first rule that matches decides, whichever language it is in.
+    ('action "new" relay\naccept from any for domain one relay\nmatch from any for domain { one, two } action "new"\n'
+     "accept from any for domain { one two three } relay backup\n", [
+         f"{OUTSIDE} to c@one expect action relay_",
+         f"{OUTSIDE} to c@two expect action new",
+         f"{OUTSIDE} to c@three expect action backup_",
+     ]),
+])
+def test_rules(rules: str, tests: list[str]) -> None:
+    # An action's name is quoted, as relay is a reserved word.
+    named = [re.sub(r"action (\w+?)_?$", r'action "\1"', test) for test in tests]
+    assert judged(rules, *named) == []
+    for test in named:
+        wrong = re.sub("expect .*", 'expect tempfail', test)
+        assert judged(rules, wrong) != []
+
+
+def test_half_a_rule_that_never_matches_is_no_warning() -> None:
+    assert reach.warnings(config(f"{LOGIN}accept authenticated for any relay\naccept for any relay\n")) == []
+    found = reach.warnings(config(f"{LOGIN}accept for any relay\naccept for any relay\n"))
+    assert [one.message[:25] for one in found] == ["this rule never matches: "]
