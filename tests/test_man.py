@@ -49,7 +49,7 @@ MACROS = frozenset({
     "Xc", "Xo",
 })
 # Of other systems or packages.
-FOREIGN = frozenset({"services 5", "newaliases 8", "makemap 8"})
+FOREIGN = frozenset({"services 5", "crypt 3", "newaliases 8", "makemap 8"})
 
 
 def _generator() -> ModuleType:
@@ -208,6 +208,9 @@ def _machine() -> Machine:
     for path in ("/etc/ssl/mail.example.org.crt", "/etc/ssl/private/mail.example.org.key"):
         machine.put(path, "x")
     machine.put("/etc/mail/secrets", "home user:password\n", mode=0o640)
+    machine.put("/etc/mail/virtuals", "jane@example.org vmail\n")
+    machine.put("/etc/mail/passwords", "jane {PLAIN}secret\n")
+    machine.put("/etc/mail/addresses", "jane jane@example.org\n")
     return machine
 
 
