@@ -33,6 +33,7 @@ from pysmtpd.messages import (
     CtlSubmitReady,
     CtlText,
     CtlTrace,
+    CtlUpdateTable,
     Listing,
     QueueListed,
     RunState,
@@ -306,6 +307,11 @@ class Control(Process):
             return
         question = self._question(Agreement(self._clients[peer], message))
         self.ask(question, proc, CtlPause(question.ours, message.what, message.resume))
+
+    @handles(CtlUpdateTable)
+    def update_table(self, peer: Peer, message: CtlUpdateTable) -> None:
+        question = self._question(Question(self._clients[peer], message))
+        self.ask(question, Proc.LKA, _with_reqid(message, question.ours))
 
     def note_pause(self, message: CtlPause) -> None:
         """Everybody has obeyed."""

@@ -28,7 +28,7 @@ from pysmtpd.lookup import auth_build, mx, rdns, resolver, senders, services
 from pysmtpd.lookup.auth import Authenticator
 from pysmtpd.lookup.auth_dovecot import DovecotBackend
 from pysmtpd.lookup.auth_system import Children
-from pysmtpd.lookup.build import bad_patterns, build_tables
+from pysmtpd.lookup.build import Means, bad_patterns, build_tables
 from pysmtpd.lookup.expand import Expander, explain
 from pysmtpd.lookup.facts import UNKNOWN
 from pysmtpd.lookup.forward import Forward, Forwards, Includes, Opening, User
@@ -39,6 +39,8 @@ from pysmtpd.lookup.node import TEMPORARY, Expanded
 from pysmtpd.lookup.records import Status, is_hostname
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.table_reload import Reloader
+from pysmtpd.lookup.table_slow import SlowTable
 from pysmtpd.lookup.userinfo import userinfo
 from pysmtpd.messages import (
     SEALED_MAX,
@@ -46,6 +48,8 @@ from pysmtpd.messages import (
     AuthMechanisms,
     AuthRefused,
     AuthStarted,
+    CtlDone,
+    CtlUpdateTable,
     ExpandRcpt,
     Fcrdns,
     ForwardMissing,
@@ -66,6 +70,10 @@ from pysmtpd.messages import (
     SmtpAuthResponse,
     SmtpCheckSender,
     SmtpLookupName,
+    TableRefused,
+    TableStart,
+    TableStarted,
+    TableStop,
     UserAsk,
     UserTold,
 )
@@ -117,6 +125,25 @@ def has_route(address: str) -> bool:
     return True
 
 
+class _Keeper:
+    """What table programs need of the process."""
+
+    def __init__(self, process: "Lka") -> None:
+        self._process = process
+
+    def start_program(self, table: str) -> None:
+        self._process.peer(Proc.PARENT).send(TableStart(table))
+
+    def stop_program(self, table: str) -> None:
+        self._process.peer(Proc.PARENT).send(TableStop(table))
+
+    def tell(self, text: str) -> None:
+        self._process.log(line_of(text.encode(), TEXT_MAX), Level.ERR)
+
+    def now(self) -> float:
+        return time.time()
+
+
 class Lka(Process):
     """The process."""
 
@@ -130,10 +157,13 @@ class Lka(Process):
         self._traced = 0
 
     def setup(self) -> None:
+        self.reloader = Reloader(self.log)
         try:
-            self.tables = build_tables(self.config)
+            self.tables = build_tables(
+                self.config, Means(time.monotonic, self.reloader.tell, self.reloader.later, _Keeper(self)))
         except TableError as error:
             self.fatal(str(error))
+        self.reloader.tables = self.tables
         for warning in bad_patterns(self.config, self.tables):
             self.log(warning, Level.ERR)
         self.ruleset = Ruleset(self.config.rules, self.tables)
@@ -152,6 +182,9 @@ class Lka(Process):
 
     def start(self) -> None:
         self.peer(Proc.QUEUE).send(SealKey(self._key))
+        for table in self.tables:
+            if isinstance(table, SlowTable):
+                table.start(self.loop)
         servers = resolver.NameServers(self.config.resolvers, time.monotonic)
         self.resolver = resolver.Resolver(servers, self.hosts)
         self._tell_mechanisms()
@@ -390,6 +423,28 @@ class Lka(Process):
             peer.send(memo.run(step))
         except Pending as pending:
             self._answer(peer, memo.settle(step, pending), SenderChecked(message.reqid, Found.TEMPFAIL))
+
+    # tables that are read again
+
+    @handles(CtlUpdateTable)
+    def update_table(self, peer: Peer, message: CtlUpdateTable) -> None:
+        self._answer(peer, self._update(message), CtlDone(message.reqid, False, "internal error"))
+
+    async def _update(self, message: CtlUpdateTable) -> Message:
+        why = await self.reloader.reload(message.table)
+        return CtlDone(message.reqid, not why, why)
+
+    @handles(TableStarted)
+    def table_started(self, peer: Peer, message: TableStarted) -> None:
+        table = self.tables.get(message.table)
+        if isinstance(table, SlowTable):
+            table.begun(peer.claim_fd(), errors=message.errors)
+
+    @handles(TableRefused)
+    def table_refused(self, _peer: Peer, message: TableRefused) -> None:
+        table = self.tables.get(message.table)
+        if isinstance(table, SlowTable):
+            table.refused(message.text)
 
     # answers that take time
 

@@ -785,6 +785,39 @@ class WorkerDelivered(Message):
     text: Bytes
 
 
+# --- lka and the parent: table programs ------------------------------------------------------------
+
+
+@declare(0xD0, LKA >> PARENT)
+class TableStart(Message):
+    """Start the program of this table.  The parent knows which program that is; one that runs is ended first."""
+
+    table: Name
+
+
+@declare(0xD1, PARENT >> LKA, fd=True)
+class TableStarted(Message):
+    """A socket to it: its standard input and output, or where its standard error arrives."""
+
+    table: Name
+    errors: bool
+
+
+@declare(0xD2, PARENT >> LKA)
+class TableRefused(Message):
+    """It was not started; text says why."""
+
+    table: Name
+    text: Text
+
+
+@declare(0xD3, LKA >> PARENT)
+class TableStop(Message):
+    """Its program must end."""
+
+    table: Name
+
+
 # --- smtpctl, control, and the processes control asks -----------------------------------------------
 
 Count = U32
@@ -979,6 +1012,14 @@ class CtlTrace(Message):
     reqid: U64
     on: U32
     off: U32
+
+
+@declare(0xF3, CLIENT >> CONTROL, CONTROL >> LKA)
+class CtlUpdateTable(Message):
+    """Read a table again.  Answered by CtlDone; one that cannot be read keeps what it had, and text says why."""
+
+    reqid: U64
+    table: Name
 
 
 AGENTS: dict[Agent, Proc] = {Agent.MDA: MDA, Agent.MTA: MTA}

@@ -49,6 +49,10 @@ from pysmtpd.messages import (
     SetupPeer,
     SetupReady,
     Shutdown,
+    TableRefused,
+    TableStart,
+    TableStarted,
+    TableStop,
     UserAsk,
     UserTold,
     WorkerKind,
@@ -58,6 +62,7 @@ from pysmtpd.privsep.delivery import NoForward, Refused
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.process import Birth, Process, handles
+from pysmtpd.privsep.programs import NotStarted, Programs
 from pysmtpd.privsep.startup import Identities, StartError
 from pysmtpd.readconf import Job
 
@@ -106,6 +111,7 @@ class Parent(Process):
         self._workers: dict[int, Worker] = {}
         self._asking: dict[int, MdaWorkerStart] = {}   # until lka has told who the user is
         self._auths: set[int] = set()
+        self._programs = Programs(who)
         self._waiting: set[tuple[Proc, int]] = set()
         self._stage = -1
         self._stage_timer: asyncio.TimerHandle | None = None
@@ -301,6 +307,7 @@ class Parent(Process):
             for pid in (*self._workers, *self._auths):
                 _kill(pid, signal.SIGTERM)
                 _kill(pid, signal.SIGCONT)     # its user may have stopped it
+            self._programs.stop_all()
             self.loop.stop()
             return
         stage = STOP_ORDER[self._stage]
@@ -330,6 +337,8 @@ class Parent(Process):
                 self._worker_gone(pid, status)
             elif pid in self._auths:
                 self._auths.discard(pid)
+            elif (table := self._programs.gone(pid)) is not None:
+                self.log(f"info: the program of table {table} {_cause(status)}", Level.DEBUG)
             elif pid in self._pids:
                 self._child_gone(pid, status)
         if self._leaving and 0 <= self._stage < len(STOP_ORDER):
@@ -462,6 +471,27 @@ class Parent(Process):
         if not any(one.auth and not one.auth_table and not one.auth_backend for one in self.config.listeners):
             return "no listener authenticates system users"
         return "too many at once" if len(self._auths) >= AUTH_MAX else ""
+
+    # table programs
+
+    @handles(TableStart)
+    def table_start(self, peer: Peer, ask: TableStart) -> None:
+        """Start what the configuration names for this table, and nothing else."""
+        program = self.config.table_programs.get(ask.table)
+        if program is None or self._leaving:
+            peer.send(TableRefused(ask.table, "no such program"))
+            return
+        try:
+            started = self._programs.start(program)
+        except NotStarted as refused:
+            peer.send(TableRefused(ask.table, str(refused)))
+            return
+        peer.send(TableStarted(ask.table, False), started.socket.detach())
+        peer.send(TableStarted(ask.table, True), started.errors)
+
+    @handles(TableStop)
+    def table_stop(self, _peer: Peer, ask: TableStop) -> None:
+        self._programs.stop(ask.table)
 
 
 def _receive_view(conf: Peer) -> Config:

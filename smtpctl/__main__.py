@@ -4,8 +4,6 @@ import io
 import os
 import sys
 
-EX_UNAVAILABLE = 69
-
 
 def main() -> int:
     """The whole program; returns the exit status."""
@@ -37,9 +35,14 @@ def run(name: str, arguments: list[str]) -> int:
         from smtpctl import enqueue
 
         return enqueue.main(name, arguments)
-    if name in ("newaliases", "makemap"):
-        print(f"{name}: does not work yet", file=sys.stderr)
-        return EX_UNAVAILABLE
+    if name == "makemap":
+        from smtpctl import makemap
+
+        return makemap.makemap(arguments)
+    if name == "newaliases":
+        from smtpctl import newaliases
+
+        return newaliases.newaliases(arguments)
     print(f"{name}: unsupported mode", file=sys.stderr)
     return 1
 

@@ -297,7 +297,17 @@ def untrace(connect: Connect, word: str) -> int:
     return _trace(connect, word, False)
 
 
-_later("update table <str>", "encrypt", "encrypt <str>", "spf walk")
+# --- update ---------------------------------------------------------------------------------------
+
+
+@tree.command("update table <str>")
+def update_table(connect: Connect, name: str) -> int:
+    from pysmtpd.messages import CtlUpdateTable
+
+    return _result(connect().ask(CtlUpdateTable(1, name)))
+
+
+_later("encrypt", "encrypt <str>", "spf walk")
 
 
 # --- config, which is ours: no daemon is asked -------------------------------------------------------

@@ -72,8 +72,9 @@ def main(name: str, arguments: list[str]) -> int:
         print(f"{name}: option {option} is not known, and ignored", file=sys.stderr)
     try:
         if options.mode == "i":
-            print("newaliases: does not work yet", file=sys.stderr)
-            return EX_UNAVAILABLE
+            from smtpctl.newaliases import newaliases
+
+            return newaliases(["--state-dir", options.state_dir] if options.state_dir else [])
         if options.mode == "p":
             from smtpctl.command_line import smtpctl
 

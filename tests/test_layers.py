@@ -20,10 +20,12 @@ PARTS: dict[str, set[str]] = {
     "base": set(),
     "imsg": {"base"},
     "messages": {"base", "imsg"},
-    "conf": COMMON,
+    "maps": {"base"},
+    "tables": set(),               # programs of their own: only the protocol connects them with us
+    "conf": COMMON | {"maps"},
     "session": COMMON,
     "sched": COMMON,
-    "lookup": COMMON | {"session"},
+    "lookup": COMMON | {"session", "maps"},
     "spool": COMMON | {"session"},
     "relay": COMMON | {"session"},
     "deliver": COMMON | {"session"},
@@ -43,7 +45,7 @@ ALSO: dict[str, set[str]] = {
     "parent.py": {"readconf"},
 }
 # Parts whose logic does no I/O, and what they therefore never import.
-PURE = ("base", "imsg", "messages", "conf", "session", "sched")
+PURE = ("base", "imsg", "messages", "maps", "conf", "session", "sched")
 IMPURE = {"socket", "ssl", "OpenSSL", "asyncio", "time", "logging", "subprocess", "select", "selectors", "threading",
           "sqlite3", "random", "secrets", "glob", "shutil", "tempfile", "signal", "pwd", "grp", "fcntl"}
 # os is a name in pure parts only for constants and paths.
@@ -56,8 +58,8 @@ SOCKET_PARTS = ("privsep/", "deliver/")   # a worker is a program of its own, wi
 SYNCS = ("spool/", "deliver/")
 # What may be in the parent: nothing that reads what a stranger wrote.
 PARENT = {"base", "imsg", "messages", "conf.config", "privsep", "readconf"}
-PARSERS = {"session", "lookup", "relay", "deliver", "filters", "spool", "sched", "conf.grammar", "email", "dns",
-           "OpenSSL", "ssl", "http", "json", "xml", "cryptography"}
+PARSERS = {"session", "maps", "tables", "lookup", "relay", "deliver", "filters", "spool", "sched", "conf.grammar",
+           "email", "dns", "OpenSSL", "ssl", "http", "json", "xml", "cryptography"}
 
 
 def modules() -> list[Path]:
@@ -180,9 +182,11 @@ def test_the_parent_parses_nothing_of_strangers() -> None:
 def test_a_process_reaches_only_its_packages(proc: Proc) -> None:
     path = PACKAGE / f"{proc.value}.py"
     mine = set(PROCS[proc].packages)
-    foreign = {"lookup", "spool", "sched", "relay", "deliver", "filters", "session"} - mine
+    foreign = {"lookup", "spool", "sched", "relay", "deliver", "filters", "session", "maps", "tables"} - mine
     if mine & {"lookup", "spool", "relay", "deliver", "filters"}:
         foreign -= {"session"}     # the words of the protocol lie below all of them
+    if "lookup" in mine:
+        foreign -= {"maps"}        # and those of files below tables
     assert sorted(name for name in reachable(path) if covered(name, foreign)) == []
 
 
@@ -192,8 +196,9 @@ def path_of(name: str) -> Path:
 
 
 def test_smtpctl_needs_nothing_of_the_daemon() -> None:
-    allowed = COMMON | {"session"}
-    offline = {"config.py": {"conf", "privsep.source"}}    # reads smtpd.conf itself, as its caller
+    allowed = COMMON | {"session", "maps"}
+    reads = {"conf", "privsep.source"}     # smtpd.conf itself, as its caller
+    offline = {"config.py": reads, "newaliases.py": reads}
     wrong = {f"{path.name}: {name}" for path in (ROOT / "smtpctl").rglob("*.py")
              for name in ours(path) if not covered(name, allowed | offline.get(path.name, set()))}
     assert sorted(wrong) == []

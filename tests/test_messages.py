@@ -72,7 +72,7 @@ def test_only_a_few_messages_are_bulk_or_carry_a_descriptor() -> None:
         "ConfView", "SmtpBody", "SmtpMessage", "QueueDeliver", "QueueBody", "WorkerBody", "CtlText"}
     assert {spec.cls.__name__ for spec in SPECS if spec.fd} == {
         "SetupPeer", "SetupListener", "SetupControlSocket", "SetupFile", "LogSocket", "MdaWorkerStarted",
-        "CtlSubmitReady", "ForwardOpened", "AuthStarted"}
+        "CtlSubmitReady", "ForwardOpened", "AuthStarted", "TableStarted"}
 
 
 def test_nobody_untrusted_can_say_much() -> None:
@@ -81,10 +81,10 @@ def test_nobody_untrusted_can_say_much() -> None:
     assert says[Proc.AUTH] == {"AuthAnswered"}
     assert says[Proc.CLIENT] == {
         "CtlSubmit", "CtlPause", "CtlEnvelopes", "CtlShowQueue", "CtlShowEnvelope", "CtlShowMessage", "CtlStats",
-        "CtlShowStatus", "CtlTrace"}
+        "CtlShowStatus", "CtlTrace", "CtlUpdateTable"}
 
 
 def test_what_children_may_ask_of_root() -> None:
     to_parent = {spec.cls.__name__ for spec in SPECS for route in spec.routes if route.dst is Proc.PARENT}
     assert to_parent == {"ConfView", "ConfDone", "SetupReady", "LogReopen", "MdaWorkerStart", "MdaWorkerStop",
-                         "ForwardOpen", "UserTold", "AuthStart"}
+                         "ForwardOpen", "UserTold", "AuthStart", "TableStart", "TableStop"}

@@ -84,6 +84,8 @@ CERT_EXPIRED = "warn: smtp: pki {name}: the certificate expired on {date}"
 FILE_KEPT = "warn: parent: {reason}; what was read before stays in use"
 PAUSED = "info: {what} paused"
 RESUMED = "info: {what} resumed"
+TABLE_UPDATED = 'info: Table "{table}" successfully updated'
+TABLE_NOT_UPDATED = 'info: Failed to update table "{table}": {why}'
 CLIENT_INVALID = "warn: client sent invalid imsg over control socket"
 CLIENT_TOO_MANY = "warn: too many connections to control socket from user with uid {uid}"
 

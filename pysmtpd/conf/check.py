@@ -1,25 +1,20 @@
 """From what was said to what holds: names are looked up, files judged, defaults filled in."""
 
-import errno
 from collections.abc import Mapping
 
 from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
 from pysmtpd.conf.draft import Draft, FileUse
-from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.files import Files
 from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST, LOCALHOST, LOCALNAMES
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.listeners import Listeners
 from pysmtpd.conf.source import Source
-from pysmtpd.conf.table_file import LOOK_MAX, look
+from pysmtpd.conf.table_programs import TablePrograms
+from pysmtpd.maps.text import LOOK_MAX, look
 
 GETPWNAM = "<getpwnam>"
-BACKENDS = ("static", "file", "db", "getpwnam")
-# Where the programs behind tables are installed.
-LIBEXEC = ("/usr/libexec/opensmtpd", "/usr/lib/opensmtpd", "/usr/libexec/smtpd", "/usr/local/libexec/opensmtpd",
-           "/usr/local/libexec/smtpd", "/usr/lib/x86_64-linux-gnu/opensmtpd", "/usr/lib/aarch64-linux-gnu/opensmtpd")
 MODE_MAX = {"cert": 0o755, "ca": 0o755, "key": 0o740}
 MODE_GOOD = {"cert": "0644", "ca": "0644", "key": "0600"}
 
@@ -51,7 +46,8 @@ class Check:
         return Config(
             hostname=hostname, listeners=listeners, tables=tables, actions=draft.actions, rules=tuple(draft.rules),
             pkis=draft.pkis, cas=draft.cas, limits=Limits(**draft.limits), mta_limits=self._mta_limits(),
-            wrappers=draft.wrappers, processors=draft.processors, filters=draft.filters, user=self._user,
+            wrappers=draft.wrappers, processors=draft.processors, table_programs=draft.table_programs,
+            filters=draft.filters, user=self._user,
             state_dir=self._state_dir, expectations=tuple(one for one, _ in draft.expectations),
             **{"admd": hostname, **draft.settings},
         )
@@ -138,24 +134,9 @@ class Check:
                 self._error(token, f"invalid configuration file {table.path} for table {name}")
 
     def _backend(self, table: Table, token: Token) -> bool:
-        backend = table.backend
-        if backend in ("file", "getpwnam"):
+        if table.backend in ("file", "getpwnam", "db"):
             return True
-        program = f"table-{backend}"
-        if backend not in BACKENDS and ("/" in backend or all(self._absent(f"{at}/{program}") for at in LIBEXEC)):
-            self._error(token, f"backend {shown(backend)} does not exist{did_you_mean(backend, BACKENDS)}",
-                        f"there is no {program} in {LIBEXEC[0]}")
-            return False
-        if "table backend" in NOT_IN_EFFECT:
-            self._draft.not_in_effect.append((token.at, f"table backend {backend}"))
-        return True
-
-    def _absent(self, path: str) -> bool:
-        try:
-            self._source.stat(path)
-        except OSError as error:
-            return error.errno in (errno.ENOENT, errno.ENOTDIR)
-        return False
+        return TablePrograms(self._draft, self._source, self._user).add(table, token)
 
     def _missing(self, token: Token, path: str) -> bool:
         """Whether a file is not there; that it may not be looked at is a warning."""
@@ -177,11 +158,12 @@ class Check:
             self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}: "
                                f"{error.strerror}")
             return None
-        shape, bad = look(data)
-        if bad:
+        is_list, bad = look(data, table.path)
+        if bad is not None:
+            more = ": a key and a value are expected" if bad.what == "invalid map entry" else ""
             self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}",
-                        f"{table.path}:{bad}: invalid map entry: a key and a value are expected")
-        return shape
+                        f"{table.path}:{bad.line}: {bad.what}{more}")
+        return Shape.LIST if is_list else Shape.HASH
 
     def _pkis(self) -> None:
         for name, token in self._draft.pki_tokens.items():

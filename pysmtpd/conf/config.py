@@ -67,6 +67,19 @@ class Table(Frozen):
     at: Position = Position()
 
 
+class TableProgram(Frozen):
+    """The program behind a table: one at ``path``, or one that comes with the daemon."""
+
+    table: str
+    path: str = ""
+    arguments: tuple[str, ...] = ()         # the first is its own name
+    built_in: str = ""
+    user: str = ""                          # empty: _smtpd
+    group: str = ""
+    chroot: str = ""
+    at: Position = Position()
+
+
 class Pki(Frozen):
     """A certificate and its key, by path; the files are opened by the parent."""
 
@@ -295,6 +308,7 @@ class Config(Frozen):
     mta_limits: dict[str, MtaLimits] = msgspec.field(default_factory=lambda: {"": MtaLimits()})  # by domain
     wrappers: dict[str, str] = {}
     processors: dict[str, Processor] = {}
+    table_programs: dict[str, TableProgram] = {}  # by table
     filters: dict[str, Filter] = {}
     queue_ttl: int = 4 * 86400
     queue_compression: bool = False
@@ -324,7 +338,7 @@ def spool_name(name: str) -> str:
 
 # Which fields of Config a process gets.  What is not named here stays at its default in the view.
 VIEWS: dict[Proc, frozenset[str]] = {
-    Proc.PARENT: frozenset({"listeners", "smtp_workers", "actions", "pkis", "cas", "limits"}),
+    Proc.PARENT: frozenset({"listeners", "smtp_workers", "actions", "pkis", "cas", "limits", "table_programs"}),
     Proc.CONTROL: frozenset(),
     Proc.LKA: frozenset({"tables", "actions", "rules", "sub_addr_delim", "srs_key", "srs_backup", "srs_ttl",
                          "resolvers", "queue_ttl", "listeners"}),

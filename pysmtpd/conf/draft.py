@@ -3,7 +3,19 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pysmtpd.conf.config import Action, Ca, Expectation, Filter, Pki, Position, Processor, Rule, Shape, Table
+from pysmtpd.conf.config import (
+    Action,
+    Ca,
+    Expectation,
+    Filter,
+    Pki,
+    Position,
+    Processor,
+    Rule,
+    Shape,
+    Table,
+    TableProgram,
+)
 from pysmtpd.conf.diagnostic import Diagnostic
 from pysmtpd.conf.lexer import File, Token
 
@@ -118,6 +130,9 @@ class Draft:
         self.settings: dict[str, Any] = {}          # fields of Config
         self.tables: dict[str, Table] = {}
         self.table_tokens: dict[str, Token] = {}    # where the file or the name of a table stands
+        self.table_commands: dict[str, Processor] = {}  # of tables that say their program themselves
+        self.table_procs: dict[str, str] = {}       # the proc of tables that name one
+        self.table_programs: dict[str, TableProgram] = {}
         self.actions: dict[str, Action] = {}
         self.rules: list[Rule] = []
         self.pkis: dict[str, Pki] = {}

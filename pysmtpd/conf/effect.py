@@ -14,7 +14,6 @@ NOT_IN_EFFECT = frozenset({
     "pki dhe",
     "proc",
     "filter",
-    "table backend",                # any but static, file and getpwnam
     "listen filter",
     "listen hostnames",
     "listen proxy-v2",

@@ -1,9 +1,9 @@
 """Filters: programs, tests of our own in one phase, and chains of both."""
 
-from pysmtpd.conf.config import Criterion, Filter, Processor
+from pysmtpd.conf.config import Criterion, Filter
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.draft import either, listing
-from pysmtpd.conf.grammar_table import table, table_follows
+from pysmtpd.conf.grammar_table import processor, table, table_follows
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
 
@@ -33,21 +33,7 @@ def proc(p: Parser, word: Token) -> None:
     before = p.draft.processors.get(name.text)
     if before is not None:
         p.refuse(name, f"a proc already exists with that name: {shown(name.text)}", f"at {before.at}")
-    p.draft.processors[name.text] = _processor(p, name.text, command.text, word)
-
-
-def _processor(p: Parser, name: str, command: str, word: Token) -> Processor:
-    """proc-option = ( "user" | "group" | "chroot" ) STRING"""
-    seen: dict[str, Token] = {}
-    fields: dict[str, str] = {}
-    while (option := p.word("user", "group", "chroot")) is not None:
-        p.once(seen, option.text, option, f"{option.text} already specified for this proc")
-        fields[option.text] = p.string("its value").text
-    p.end()
-    return Processor(
-        name=name, command=command, user=fields.get("user", ""), group=fields.get("group", ""),
-        chroot=fields.get("chroot", ""), at=word.at,
-    )
+    p.draft.processors[name.text] = processor(p, name.text, command.text, word)
 
 
 def filter_(p: Parser, word: Token) -> None:
@@ -76,7 +62,7 @@ def _exec(p: Parser, name: Token, word: Token) -> Filter:
     command = p.string("a command")
     if name.text in p.draft.processors:
         p.refuse(name, f"a proc already exists with that name: {shown(name.text)}")
-    p.draft.processors[name.text] = _processor(p, name.text, command.text, word)
+    p.draft.processors[name.text] = processor(p, name.text, command.text, word)
     return Filter(name=name.text, proc=name.text, at=word.at)
 
 

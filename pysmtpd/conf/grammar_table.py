@@ -1,6 +1,6 @@
 """Tables: their declaration, and the places that take one."""
 
-from pysmtpd.conf.config import Position, Secret, Shape, Table
+from pysmtpd.conf.config import Position, Processor, Secret, Shape, Table
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.draft import TableUse, Use
 from pysmtpd.conf.lexer import Kind, Token
@@ -10,13 +10,16 @@ FILE_BACKENDS = ("static", "file")
 
 
 def table_statement(p: Parser, word: Token) -> None:
-    """table-statement = "table" NAME ( STRING | "{" entries "}" )
+    """table-statement = "table" NAME ( STRING | "{" entries "}" | "proc" NAME | "proc-exec" STRING { proc-option } )
 
-    STRING is an absolute path, or the name of a back end, a colon and an absolute path."""
+    STRING is an absolute path, or the name of a back end, a colon and an absolute path; after "proc-exec" a command
+    without shell, whose first word is an absolute path."""
     name = p.string("the name of the table")
     p.declares("table", name.text)
     if p.at_string:
         made = _outside(p, name, p.string("a path"))
+    elif (kind := p.word("proc", "proc-exec")) is not None:
+        made = _program(p, name, kind)
     else:
         if not p.mark("{"):
             p.word("a path", "backend:path")
@@ -44,6 +47,31 @@ def _outside(p: Parser, name: Token, where: Token) -> Table:
     p.draft.table_tokens[name.text] = where
     kind = "file" if backend in FILE_BACKENDS else backend
     return Table(name=name.text, backend=kind, shape=Shape.DYNAMIC, path=path, at=name.at)
+
+
+def _program(p: Parser, name: Token, kind: Token) -> Table:
+    """A table behind a program that smtpd.conf names."""
+    if kind.text == "proc":
+        p.draft.table_procs[name.text] = p.name("proc", "the name of a proc")
+    else:
+        command = p.string("a command")
+        p.draft.table_commands[name.text] = processor(p, name.text, command.text, kind)
+    p.draft.table_tokens[name.text] = kind
+    return Table(name=name.text, backend=kind.text, shape=Shape.DYNAMIC, at=name.at)
+
+
+def processor(p: Parser, name: str, command: str, word: Token) -> Processor:
+    """proc-option = ( "user" | "group" | "chroot" ) STRING"""
+    seen: dict[str, Token] = {}
+    fields: dict[str, str] = {}
+    while (option := p.word("user", "group", "chroot")) is not None:
+        p.once(seen, option.text, option, f"{option.text} already specified for this proc")
+        fields[option.text] = p.string("its value").text
+    p.end()
+    return Processor(
+        name=name, command=command, user=fields.get("user", ""), group=fields.get("group", ""),
+        chroot=fields.get("chroot", ""), at=word.at,
+    )
 
 
 def entries(p: Parser, name: str, at: Position) -> Table:

@@ -52,6 +52,20 @@ class SlowTable:
         """The answer, if it is at hand without waiting."""
         return UNKNOWN_YET
 
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs: begin to connect, if that is needed."""
+
+    async def update(self) -> None:
+        """Whatever is kept may be old.  Raises TableError."""
+
+    def begun(self, fd: int, *, errors: bool) -> None:
+        """Its program was started; fd, which is its own from now on, leads to it, or from its standard error."""
+        raise NotImplementedError
+
+    def refused(self, why: str) -> None:
+        """Its program was not started."""
+        raise NotImplementedError
+
     # for evaluators
 
     def match(self, service: Service, key: str, memo: Memo, delimiter: str) -> bool:

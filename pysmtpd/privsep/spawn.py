@@ -34,15 +34,18 @@ def keep_to_ourselves() -> None:
                 os.set_inheritable(int(name), False)
 
 
-def spawn(module: str, arguments: list[str], sock: socket.socket, *, keep: tuple[int, ...] = ()) -> int:
+def spawn(module: str, arguments: list[str], sock: socket.socket, *, keep: tuple[int, ...] = (),
+          stderr: int | None = None) -> int:
     """Execute ``python -I -m module arguments`` with sock as descriptor 3; returns the pid.
 
-    ``keep`` are further descriptors that stay open under their own numbers."""
+    ``keep`` are further descriptors that stay open under their own numbers; ``stderr`` becomes standard error."""
     argv = [sys.executable, "-I", "-m", module, *arguments]
     actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     target = os.dup(sock.fileno()) if sock.fileno() == 3 else sock.fileno()
     try:
         actions.append((os.POSIX_SPAWN_DUP2, target, 3))
+        if stderr is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
         return os.posix_spawn(
             sys.executable, argv, environment(os.environ), file_actions=actions,
             setsigmask=(), setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE),

@@ -23,7 +23,9 @@ FILES: dict[str, str | bytes] = {
     "/etc/mail/addresses": "2001:db8::1\n2001:db8::/32\n[::1]\n",
     "/etc/mail/empty": "",
     "/etc/mail/aliases.db": b"\0",
-    "/usr/libexec/opensmtpd/table-sqlite": "",
+    "/usr/lib/opensmtpd/table-ldap": "",
+    "/usr/bin/find-user": "",
+    "/usr/bin/ask": "",
 }
 HERE = Path(__file__).parent / "valid"
 
@@ -31,7 +33,7 @@ HERE = Path(__file__).parent / "valid"
 def loaded(path: Path) -> Loaded:
     machine = Machine(path.read_bytes())
     for name, text in FILES.items():
-        machine.put(name, text)
+        machine.put(name, text, mode=0o755 if "/bin/" in name else 0o600)
     return load("smtpd.conf", machine)
 
 

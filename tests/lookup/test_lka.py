@@ -21,11 +21,15 @@ from pysmtpd.conf.config import Action, Config, Method, Table
 from pysmtpd.imsg import Decoder, Encoder, Message
 from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
 from pysmtpd.lookup import mx, resolver
+from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.expand import Expansion
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.members import Kind
 from pysmtpd.lookup.node import Expanded, Node
+from pysmtpd.lookup.table import Service
 from pysmtpd.messages import (
+    CtlDone,
+    CtlUpdateTable,
     ExpandRcpt,
     Fcrdns,
     ForwardMissing,
@@ -183,6 +187,38 @@ def test_recipients_are_expanded_for_smtp_and_for_queue() -> None:
         [out] = process.seal.open(relay.sealed)
         assert (out.action, relay.reqid, relay.count) == ("out", 8, 1)
         assert refused == RcptExpanded(9, b"", 0, "550 Invalid recipient", "no rule matched")
+
+    started(work)
+
+
+def test_a_table_is_read_again_by_a_thread_and_keeps_its_content_when_it_went_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "smart"
+    path.write_text("# @list\nsmtp://a.example\n")
+
+    async def work(process: Lka, log: Lines) -> None:
+        process.tables = build_tables(Config(hostname="x", tables={
+            "smart": Table(name="smart", backend="file", path=str(path))}))
+        process.reloader.tables = process.tables
+        peer: Any = Asker(Proc.CONTROL)
+
+        async def update(name: str) -> Message:
+            process.update_table(peer, CtlUpdateTable(1, name))
+            await peer.wait(1)
+            answer: Message = peer.answers.pop()
+            return answer
+
+        path.write_text("# @list\nsmtp://b.example\n")
+        assert await update("smart") == CtlDone(1, True, "")
+        assert process.tables.fetch("smart", Service.RELAYHOST) == "smtp://b.example"
+        path.unlink()
+        assert await update("smart") == CtlDone(1, False, f"{path}: No such file or directory")
+        assert process.tables.fetch("smart", Service.RELAYHOST) == "smtp://b.example"
+        assert await update("none") == CtlDone(1, False, "no such table: none")
+        assert log.lines == [
+            'info: Table "smart" successfully updated',
+            f'info: Failed to update table "smart": {path}: No such file or directory',
+            'info: Failed to update table "none": no such table: none',
+        ]
 
     started(work)
 

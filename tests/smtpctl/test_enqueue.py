@@ -176,7 +176,7 @@ def test_a_dead_letter_is_not_written_through_a_link(home: Path, monkeypatch: py
     (["a b"], 1, "syntax error in address"),
     (["-f"], 1, "needs an argument"),
     (["-bd"], 1, "not supported"),
-    (["-bi"], 69, "newaliases: does not work yet"),
+    (["-bi"], 1, "newaliases: /etc/"),
     (["-q15m"], 70, "schedule all"),
     (["-N", "a b", "x"], 1, "bad character"),
     (["\"a\nb\"@y"], 1, "syntax error in address"),
