@@ -24,6 +24,7 @@ from pysmtpd.conf import (
     grammar_filter,
     grammar_limit,
     grammar_listen,
+    grammar_log,
     grammar_match,
     grammar_reply,
     grammar_table,
@@ -163,7 +164,7 @@ PAGES = {"privsep.md": privsep, "imsg.md": imsg_page}
 # Parts of the manual pages.
 
 GRAMMAR = (grammar, grammar_listen, grammar_action, grammar_match, grammar_reply, grammar_expect, grammar_table,
-           grammar_filter, grammar_limit)
+           grammar_filter, grammar_limit, grammar_log)
 # Productions that are a choice of options, each with a production of its own.
 FAMILIES: Mapping[str, Mapping[str, object]] = {
     "socket-option": grammar_listen.SOCKET_OPTIONS,

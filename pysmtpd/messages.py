@@ -93,12 +93,12 @@ class ConfDone(Message):
 
 @declare(0x09, *(child >> PARENT for child in CHILDREN))
 class LogReopen(Message):
-    """The syslog socket went away."""
+    """The syslog socket went away, or the file of the log."""
 
 
 @declare(0x0A, *(PARENT >> child for child in CHILDREN), fd=True)
 class LogSocket(Message):
-    """A fresh socket to syslog."""
+    """Where the log goes from now on: a socket to syslog, or a file."""
 
 
 @declare(0x0B, *(PARENT >> child for child in CHILDREN))

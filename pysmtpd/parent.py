@@ -121,9 +121,10 @@ class Parent(Process):
 
     def begin(self) -> NoReturn:
         """Start the others, and serve them until the end."""
+        conf = self._start_conf()
+        self._begin_log()
         self.log(logline.STARTING.format(name="pysmtpd", version=_version()))
         self._warn()
-        conf = self._start_conf()
         self._doors = doors.Doors(self.config.listeners, self.inherited, self.log)
         listeners = self._doors.open()
         self._control = listen.control_socket(self.paths.socket)
@@ -133,10 +134,20 @@ class Parent(Process):
         self._wire(names, conf)
         self._hand_over(listeners)
         for peer in self._children():
+            if self._log.file is not None:
+                peer.send(LogSocket(), os.dup(self._log.file))
             peer.send(SetupDone(self.traces, sorted(self.paused)))
         for _, sock in listeners:
             sock.close()
         self._serve(conf)
+
+    def _begin_log(self) -> None:
+        self._log.configure(self.ME.value, self.config)
+        if self.config.log_file and not self.options.stderr:
+            try:
+                self._log.replace(log.open_file(self.config.log_file))
+            except OSError as error:
+                raise StartError(f"{self.config.log_file}: {error.strerror}") from None
 
     def _warn(self) -> None:
         if not self.who.privileged:
@@ -250,6 +261,9 @@ class Parent(Process):
         os._exit(self._status)
 
     def _hangup(self) -> None:
+        if self.config.log_file and not self.options.stderr:
+            self._reopen_log()
+            return
         self.log("warn: SIGHUP: there is no reload yet; restart to read the configuration again", Level.ERR)
 
     def _too_slow(self) -> None:
@@ -273,7 +287,7 @@ class Parent(Process):
             os.write(self.ready_pipe, b"0")
             os.close(self.ready_pipe)
             self.ready_pipe = None
-            if not self.options.stderr:
+            if not self._log.to_stderr:
                 jail.let_go_of_terminal(stderr=False)
 
     def _notify(self, state: str) -> None:
@@ -284,9 +298,30 @@ class Parent(Process):
 
     @handles(LogReopen)
     def log_reopen(self, peer: Peer, _message: LogReopen) -> None:
+        fd = self._open_log()
+        if fd is not None:
+            peer.send(LogSocket(), fd)
+
+    def _open_log(self) -> int | None:
+        """Where processes log to, opened anew; None when there is nothing."""
+        if self.config.log_file:
+            try:
+                return log.open_file(self.config.log_file)
+            except OSError as error:
+                self.log(f"warn: {self.config.log_file}: {error.strerror}", Level.ERR)
+                return None
         sock = log.open_syslog()
-        if sock is not None:
-            peer.send(LogSocket(), sock.detach())
+        return None if sock is None else sock.detach()
+
+    def _reopen_log(self) -> None:
+        """Another file may stand where the log did: logs are rotated."""
+        fd = self._open_log()
+        if fd is None:
+            return
+        for peer in self._children():
+            peer.send(LogSocket(), os.dup(fd))
+        self._log.replace(fd)
+        self.log(f"info: logging to {self.config.log_file}")
 
     # stopping
 

@@ -6,6 +6,7 @@ tests/frozen/loglines.txt repeats them.
 """
 
 import enum
+from string import Formatter
 
 
 class Level(enum.IntEnum):
@@ -88,6 +89,45 @@ TABLE_UPDATED = 'info: Table "{table}" successfully updated'
 TABLE_NOT_UPDATED = 'info: Failed to update table "{table}": {why}'
 CLIENT_INVALID = "warn: client sent invalid imsg over control socket"
 CLIENT_TOO_MANY = "warn: too many connections to control socket from user with uid {uid}"
+
+
+class Line(str):
+    """A line that remembers what was put into it.  Only a log knows what to do with one: no message carries it."""
+
+    __slots__ = ("event", "fields")
+    event: str
+    fields: dict[str, str | int]
+
+
+class _Remembering(Line):
+    """A format whose lines are Lines; one without fields is a line itself."""
+
+    __slots__ = ("_specs",)
+    _specs: list[tuple[str, str]]
+
+    def __new__(cls, text: str, event: str) -> "_Remembering":
+        made = super().__new__(cls, text)
+        made.event, made.fields = event, {}
+        made._specs = [(name, spec or "") for _, name, spec, _ in Formatter().parse(text) if name]
+        return made
+
+    def format(self, *_args: object, **fields: object) -> Line:
+        line = Line(str.format(self, **fields))
+        line.event = self.event
+        line.fields = {name: _plain(fields[name], spec) for name, spec in self._specs}
+        return line
+
+
+def _plain(value: object, spec: str) -> str | int:
+    """A number as itself, an id as it is written in text."""
+    return int(value) if isinstance(value, int) and not spec else format(value, spec)
+
+
+def keep_fields() -> None:
+    """From now on lines remember their fields, as a log that is not text needs.  Before, none of it costs anything."""
+    for name, value in list(globals().items()):
+        if name.isupper() and isinstance(value, str) and not isinstance(value, _Remembering):
+            globals()[name] = _Remembering(value, name.lower().replace("_", "-"))
 
 
 def duration(seconds: int) -> str:

@@ -327,6 +327,9 @@ class Config(Frozen):
     expectations: tuple[Expectation, ...] = ()  # ours: the tests
     resolvers: tuple[str, ...] = ()         # ours: address or address:port, [v6]:port
     admd: str = ""
+    log_format: str = "text"                # ours: text or json
+    log_destination: str = "syslog"         # ours: syslog, stderr or file
+    log_file: str = ""
     user: str = ""                          # without root: the one user there is
     state_dir: str = ""                     # without root: where the spool is
 
@@ -349,7 +352,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
     Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
 }
-_EVERYONE = frozenset({"hostname", "user", "state_dir"})
+_EVERYONE = frozenset({"hostname", "user", "state_dir", "log_format", "log_destination", "log_file"})
 
 
 def view(config: Config, proc: Proc) -> Config:

@@ -154,6 +154,7 @@ class Draft:
         self.table_uses: list[TableUse] = []
         self.references: list[Reference] = []
         self.lmtp: list[tuple[Token, str, dict[str, Any]]] = []  # where it goes, and the fields of its action
+        self.log_file: Token | None = None
         self.keys: list[Token] = []                 # secrets that stand in a file
         self.broken_macros: set[str] = set()        # whose definition is wrong
         self.macro_tokens: dict[str, Token] = {}

@@ -34,6 +34,8 @@ class Files:
                 self._secrecy(table.path, token, "the passwords in it")
         for token in self._draft.keys:
             self._secrecy(token.file.name, token, "this key")
+        if self._draft.log_file is not None:
+            self._log(self._draft.log_file)
         for token, argument, fields in self._draft.lmtp:
             if argument.startswith("/") and "%" not in argument:
                 self._reach(argument, token, self._user or fields.get("user", ""))
@@ -87,6 +89,27 @@ class Files:
         if found.is_file and found.mode & OTHERS_READ:
             self._warning(token, f"everybody on this machine can read {path} (mode {found.mode:04o}), and {what}",
                           f"mend it with: chmod o= {path}")
+
+    def _log(self, token: Token) -> None:
+        """The file of the log may be missing, its directory may not."""
+        path = token.text
+        directory = path.rpartition("/")[0] or "/"
+        try:
+            if not self._source.stat(path).is_file:
+                self._draft.errors.append(about(token, f"{path} is not a file"))
+            return
+        except FileNotFoundError:
+            pass
+        except PermissionError:
+            self._warning(token, f"not checked: {path}: need root")
+            return
+        except OSError as error:
+            self._draft.errors.append(about(token, f"{path}: {error.strerror}"))
+            return
+        try:
+            self._source.stat(directory)
+        except OSError as error:
+            self._draft.errors.append(about(token, f"{directory}: {error.strerror}"))
 
     def _reach(self, path: str, token: Token, user: str) -> None:
         """A server that starts later may make its socket then: so a warning."""

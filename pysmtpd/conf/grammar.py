@@ -17,6 +17,7 @@ from pysmtpd.conf import (
     grammar_filter,
     grammar_limit,
     grammar_listen,
+    grammar_log,
     grammar_match,
     grammar_table,
 )
@@ -39,7 +40,7 @@ WORKERS_MAX = 32
 
 def statement(p: Parser) -> None:
     """statement = macro | include | admd | bounce | ca | mda | mta | pki | queue | resolver | scheduler | smtp | srs
-    | proc | filter | table-statement | listen | action | match | test"""
+    | proc | filter | table-statement | listen | action | match | test | log"""
     token = p.token
     if token.kind not in (Kind.WORD, Kind.QUOTED):
         p.string("a directive or a macro definition")
@@ -322,5 +323,6 @@ STATEMENTS: dict[str, Callable[[Parser, Token], None]] = {
     "listen": grammar_listen.listen,
     "action": grammar_action.action,
     "match": grammar_match.match,
+    "log": grammar_log.log,
     "test": grammar_expect.expectation,
 }

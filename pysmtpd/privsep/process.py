@@ -229,7 +229,7 @@ class Process:
             self.tell_stats()
             peer.send(CtlStatsTold(message.reqid, sorted((k, max(v, 0)) for k, v in self.stats.values.items())))
         elif isinstance(message, LogSocket):
-            self._log.replace(socket.socket(fileno=peer.claim_fd()))
+            self._log.replace(peer.claim_fd())
         else:
             raise ImsgError(f"{type(message).__name__}: not now")
 
@@ -271,6 +271,7 @@ class Process:
         self._peers[Proc.PARENT] = [parent]
         self._receive_setup(parent)
         self._receive_view()
+        self._log.configure(self.ME.value, self.config)
         jail.raise_descriptor_limit()
         self.setup()
 
@@ -296,6 +297,8 @@ class Process:
             proc = Proc(message.proc)
             peer = Peer(self, socket.socket(fileno=parent.claim_fd()), self.ME, proc, message.index)
             self._peers.setdefault(proc, []).append(peer)
+        elif isinstance(message, LogSocket):
+            self._log.replace(parent.claim_fd())
         else:
             self._handlers[type(message)](self, parent, message)
         return False
@@ -318,7 +321,7 @@ class Process:
         root = {Jail.NONE: "", Jail.EMPTY: self.paths.empty, Jail.SPOOL: self.paths.spool}[role.jail]
         if root and os.geteuid() == 0:
             self.paths = Paths("", self.paths.socket) if role.jail is Jail.SPOOL else self.paths
-        jail.let_go_of_terminal(stderr=self.birth.stderr)
+        jail.let_go_of_terminal(stderr=self._log.to_stderr)
         jail.enter(root, self.birth.uid, self.birth.gid, threads=self.ME in (Proc.QUEUE, Proc.LKA))
 
     def _loop(self) -> None:

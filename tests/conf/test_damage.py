@@ -88,8 +88,10 @@ def test_any_words(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("text", [
     '"' * 100_000, "{" * 100_000, "match " * 20_000, "match for domain {" + " a" * 20_000, "a" * (FILE_MAX // 8),
-    "table t { " + "a = b, " * 10_000 + "}\nmatch for any rject", "\\\n" * 100_000, "#\\\n" * 100_000, "$a" * 50_000,
-    "listen on lo " + "pki x " * 20_000, "\n" * 100_000 + "x", "\x00" * 100_000, "'" + "\n" * 100_000, "match for \0any",
+    "table t { " + "a = b, " * 10_000 + "}\nmatch for any rject",
+    "\\\n" * 100_000, "#\\\n" * 100_000, "$a" * 50_000,
+    "listen on lo " + "pki x " * 20_000,
+    "\n" * 100_000 + "x", "\x00" * 100_000, "'" + "\n" * 100_000, "match for \0any",
     "test from a to " + "b" * 10_000, 'match reject "550 ' + "%{rcpt}" * 10_000 + '"', "rule $m\n" * 10_000,
 ])
 def test_much_of_anything_takes_little_time(text: str) -> None:

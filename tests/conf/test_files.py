@@ -2,7 +2,7 @@
 
 import pytest
 
-from pysmtpd.conf.source import Certificate, Unusable
+from pysmtpd.conf.source import Certificate, Stat, Unusable
 from tests.conf.machine import NOW, Machine, errors, read
 
 DAY = 86400
@@ -125,3 +125,16 @@ def test_what_may_not_be_looked_at_is_not_checked() -> None:
 
     assert [one.split("\n")[0] for one in told(LMTP.format(""), Blind())] == [
         "smtpd.conf:1:15: warning: not checked: /run/lmtp: need root"]
+
+
+def test_the_file_of_the_log_may_be_missing_its_directory_may_not() -> None:
+    machine = Machine()
+    text = 'log destination file "/var/log/mail/smtpd"'
+    assert errors(text, machine) == ["1:22: /var/log/mail: No such file or directory"]
+    machine.put("/var/log/mail", "")
+    assert errors(text, machine) == []
+    machine.put("/var/log/mail/smtpd", "")
+    assert errors(text, machine) == []
+    machine.stats["/var/log/mail/smtpd"] = Stat(0, 0o755, False)
+    assert errors(text, machine) == ["1:22: /var/log/mail/smtpd is not a file"]
+    assert errors(f"{text}\nlog destination syslog", machine) == []

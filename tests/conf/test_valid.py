@@ -22,6 +22,7 @@ FILES: dict[str, str | bytes] = {
     "/etc/mail/marked": "# @list\na b\n",
     "/etc/mail/addresses": "2001:db8::1\n2001:db8::/32\n[::1]\n",
     "/etc/mail/empty": "",
+    "/var/log": "",
     "/etc/mail/aliases.db": b"\0",
     "/usr/lib/opensmtpd/table-ldap": "",
     "/usr/bin/find-user": "",

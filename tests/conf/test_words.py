@@ -5,7 +5,7 @@ from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 from tests.conf import test_valid
 
-OURS = {"resolver", "test"}
+OURS = {"resolver", "test", "log"}
 # Reserved for statements that OpenSMTPD had, or was to have.
 UNUSED = {"data-line", "group", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
