@@ -123,7 +123,9 @@ class Doors:
         if error.errno != errno.EADDRINUSE or other is None:
             hint = "; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of the service manager" \
                 if isinstance(error, PermissionError) else ""
-            raise StartError(f"cannot listen on {_place(listener)}: {error.strerror}{hint}") from None
+            at = f"{listener.at}: " if listener.at.line else ""
+            where = f"{listener.address} port {listener.port}"
+            raise StartError(f"{at}cannot listen on {where}: {error.strerror}{hint}") from None
         self._absent.pop(number, None)
         self._say(f"warn: {_place(listener)} is left to the listener at {other.at}", Level.ERR)
 

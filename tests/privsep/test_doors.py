@@ -98,8 +98,8 @@ def test_an_address_that_another_of_ours_serves(log: Log, opened: Bound) -> None
 
 
 def test_a_port_of_somebody_else_ends_the_start(log: Log) -> None:
-    with listening(0) as sock, pytest.raises(StartError, match=r"cannot listen on 127.0.0.1 port \d+ \(smtpd.conf:1:1\)"
-                                                                ": Address already in use"):
+    with listening(0) as sock, pytest.raises(StartError, match=r"smtpd.conf:1:1: cannot listen on 127.0.0.1 port \d+: "
+                                                                "Address already in use"):
         Doors([listener("127.0.0.1", sock.getsockname()[1])], [], log).open()
 
 
