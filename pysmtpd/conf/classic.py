@@ -148,6 +148,10 @@ def _pki(p: Parser, token: Token) -> None:
     p.end()
     p.draft.unfinished.remove(name.text.lower())
     statements = [said] if len(said) > 2 or not authority else []
+    if not statements and name.text.lower() not in p.draft.pkis:
+        # It may be that no other line makes this pki.
+        p.draft.mentioned.discard(("pki", name.text.lower()))
+        p.draft.declared.pop(("pki", name.text.lower()), None)
     now(p, token, [*statements, authority] if authority else statements, *notes)
 
 

@@ -71,7 +71,7 @@ class _Listen:
     def option(self, p: Parser) -> bool:
         """Read one option; False when there is none."""
         if self.has_address:
-            p.word("enable")           # of 5.0: it stood before auth
+            p.word("enable")           # of the first versions, before auth
             found = p.word("port", *_FLAGS, "tls-require", "smtps", "secure", "ssl", *_STRINGS, "certificate", "filter",
                            "auth", "auth-optional", "hostnames", "senders", "mask-source", "dsn-notify", "dsn-ret")
         else:

@@ -135,6 +135,11 @@ class Scanner:
             return Token(Kind.MACRO, match["macro"], self.file, start, self._at)
         return self._text(kind or "", match)
 
+    @property
+    def at(self) -> int:
+        """How far it has read."""
+        return self._at
+
     def rest_of_word(self) -> str:
         """What follows directly and would belong to an unquoted word; it is passed over."""
         match = _REST_OF_WORD.match(self.file.text, self._at)

@@ -182,7 +182,7 @@ class Parser:
         elif tokens and tokens[-1].kind in (Kind.WORD, Kind.NUMBER):
             rest = self._scanner.rest_of_word()
             if rest:
-                tokens[-1] = tokens[-1]._replace(kind=Kind.WORD, text=tokens[-1].text + rest)
+                tokens[-1] = tokens[-1]._replace(kind=Kind.WORD, text=tokens[-1].text + rest, end=self._scanner.at)
         self._pending.extend(tokens)
 
     def next_ends_statement_or_is_quoted(self) -> bool:

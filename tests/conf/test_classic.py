@@ -242,6 +242,11 @@ def test_rules(rules: str, tests: list[str]) -> None:
         assert judged(rules, wrong) != []
 
 
+def test_a_ca_alone_is_no_pki() -> None:
+    found = read('pki p ca "/etc/ca.pem"\naccept for any relay pki p\n')
+    assert [one.message for one in found.errors] == ['no such pki: "p"']
+
+
 def test_half_a_rule_that_never_matches_is_no_warning() -> None:
     assert reach.warnings(config(f"{LOGIN}accept authenticated for any relay\naccept for any relay\n")) == []
     found = reach.warnings(config(f"{LOGIN}accept for any relay\naccept for any relay\n"))

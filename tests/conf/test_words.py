@@ -4,6 +4,7 @@ from pysmtpd.conf import classic, grammar, grammar_action, grammar_filter, gramm
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 from tests.conf import test_valid
+from tests.conf.machine import read
 
 OURS = {"resolver", "test", "log"}
 # Reserved for statements that OpenSMTPD had, or was to have.
@@ -46,3 +47,8 @@ def test_yesterdays_words_are_not_todays() -> None:
 def test_all_that_is_not_in_effect_is_reported_when_it_is_used() -> None:
     used = {what for path in test_valid.HERE.glob("*.conf") for _, what in test_valid.loaded(path).not_in_effect}
     assert {"table backend" if what.startswith("table backend") else what for what in used} == NOT_IN_EFFECT
+
+
+def test_beside_rules_of_before_a_listener_has_all_of_todays_options() -> None:
+    [error] = read("accept for any relay\nlisten on lo nonsense").errors
+    assert set(grammar_listen.LISTEN_OPTIONS) < set(str(error).replace(",", "").split())
