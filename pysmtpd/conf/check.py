@@ -70,16 +70,20 @@ class Check:
             "proc": draft.processors, "mda wrapper": draft.wrappers,
         }
         for kind, name, token in draft.references:
-            if name not in known[kind] and (kind, name) not in draft.mentioned:
+            if name not in known[kind] and not self._may_be_there(kind, name):
                 near = did_you_mean(name, known[kind])
                 self._error(token, f"no such {kind}: {shown(name)}{near}",
                             f"declare it with: {_DECLARATIONS[kind].format(name)}")
+
+    def _may_be_there(self, kind: str, name: str) -> bool:
+        """Whether what is not declared is so because of an error that was told already."""
+        return self._draft.incomplete or (kind, name) in self._draft.mentioned
 
     def _shapes(self) -> None:
         tables = self._draft.tables
         for name, token, use in self._draft.table_uses:
             table = tables.get(name)
-            if table is None and ("table", name) in self._draft.mentioned:
+            if table is None and self._may_be_there("table", name):
                 continue
             if table is None:
                 names = [one for one in tables if not one.startswith("<")]
@@ -168,7 +172,7 @@ class Check:
     def _pkis(self) -> None:
         for name, token in self._draft.pki_tokens.items():
             pki = self._draft.pkis.get(name)
-            if pki is None or name in self._draft.unfinished:
+            if pki is None or name in self._draft.unfinished or self._draft.incomplete:
                 continue
             for kind, path in (("cert", pki.cert), ("key", pki.key)):
                 if not path:

@@ -156,6 +156,7 @@ class Draft:
         self.lmtp: list[tuple[Token, str, dict[str, Any]]] = []  # where it goes, and the fields of its action
         self.log_file: Token | None = None
         self.keys: list[Token] = []                 # secrets that stand in a file
+        self.incomplete = False                     # something was not read: what is missing may be there
         self.broken_macros: set[str] = set()        # whose definition is wrong
         self.macro_tokens: dict[str, Token] = {}
         self.files: dict[tuple[str, str], FileUse] = {}  # by kind (cert, key, ca) and the name of its pki or ca

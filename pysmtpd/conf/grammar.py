@@ -95,7 +95,10 @@ def include(p: Parser, _word: Token) -> None:
     if not paths:
         p.draft.warnings.append(about(token, f"no file matches {shown(token.text)}", warning=True))
     for path in paths:
-        _include(p, token, path)
+        try:
+            _include(p, token, path)
+        except Refused as refused:             # the others are there
+            p.draft.errors.append(refused.diagnostic)
 
 
 def _include(p: Parser, token: Token, path: str) -> None:
@@ -111,9 +114,11 @@ def _include(p: Parser, token: Token, path: str) -> None:
     try:
         data = p.source.read(path, FILE_MAX + 1)
     except OSError as error:
+        p.draft.incomplete = True
         p.refuse(token, f"failed to include file {path}: {error.strerror}")
     text, trouble = decode(data, path)
     if trouble:
+        p.draft.incomplete = True
         p.refuse(token, trouble)
     p.read(File(path, text, token), statement)
 

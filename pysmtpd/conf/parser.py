@@ -67,6 +67,7 @@ class Parser:
         self.advance()
         while self.token.kind is not Kind.END and len(self.draft.errors) < ERRORS_MAX:
             self._one(statement)
+        self.draft.incomplete = self.draft.incomplete or self.token.kind is not Kind.END
         for at in self._scanner.joined_comments:
             self._warn_comment(file, at)
         self.token, self._before, self._scanner, self._pending = kept

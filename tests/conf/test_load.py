@@ -184,3 +184,25 @@ def test_a_file_has_an_end() -> None:
     machine = Machine()
     machine.put("/etc/big", "#" * (FILE_MAX + 1))
     assert errors('include "/etc/big"', machine) == ["1:9: /etc/big is larger than 4 MiB"]
+
+
+def test_what_a_file_that_cannot_be_read_declares_is_not_missing_too() -> None:
+    machine = Machine()
+    machine.put("/etc/a.conf", "table t {\r\n")
+    for path, why in (("/etc/none", "No such file"), ("/etc/a.conf", "CRLF")):
+        text = f'include "{path}"\naction a maildir alias <t> wrapper w\nlisten on lo tls pki p ca c filter f\n' \
+               "match for any action b\npki q cert /x"
+        found = errors(text.replace("/x", '"/etc/cert.pem"'), machine)
+        assert len(found) == 1 and why in found[0]
+    many = errors("nonsense\n" * 60 + "table t { a }\nmatch tag <t> reject\n")
+    assert len(many) == ERRORS_MAX and not any("no such" in one for one in many)
+
+
+def test_of_many_files_each_is_read() -> None:
+    machine = Machine()
+    machine.put("/etc/c.d/a.conf", "nonsense\n")
+    machine.put("/etc/c.d/b.conf", "a\r\n")
+    machine.put("/etc/c.d/c.conf", "nonsense\n")
+    found = {str(error.at): error for error in read('include "/etc/c.d/*.conf"', machine).errors}
+    assert found.keys() == {"smtpd.conf:1:9", "/etc/c.d/a.conf:1:1", "/etc/c.d/c.conf:1:1"}
+    assert found["/etc/c.d/c.conf:1:1"].notes[-1] == "included from smtpd.conf:1:9"
