@@ -16,10 +16,12 @@ from typing import Any
 
 import msgspec
 
-from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.envelope import Envelope, Flag
 from pysmtpd.base.logline import Level
+from pysmtpd.base.mailaddr import parse
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import KEY_SIZE, Seal, SealError
+from pysmtpd.base.srs import Srs, is_rewritten
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
@@ -87,6 +89,7 @@ READERS = 4                        # threads that read :include: files
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
+SRS_HOPS = 3                       # rewritten addresses inside of each other
 DISCARD_PORT = 9
 
 _FORWARD = {ForwardState.NONE: Opening.NONE, ForwardState.TEMPORARY: Opening.TEMPORARY,
@@ -155,6 +158,7 @@ class Lka(Process):
         self._names: dict[str, tuple[float, rdns.ClientName]] = {}
         self._names_version = -1
         self._traced = 0
+        self.srs: Srs | None = None
 
     def setup(self) -> None:
         self.reloader = Reloader(self.log)
@@ -171,6 +175,10 @@ class Lka(Process):
         self.forwards = Forwards(self._open_forward, time.monotonic)
         self.expander = Expander(self.config, self.ruleset, self.tables, self.forwards, includes,
                                  only_uid=os.geteuid() if self.config.user else None)
+        if self.config.srs_key is not None:
+            backup = self.config.srs_backup.value if self.config.srs_backup is not None else None
+            self.srs = Srs(self.config.srs_key.value, backup, self.config.srs_ttl)
+            self.expander.reverse = self._reverse
         self._key = self.random.randbytes(KEY_SIZE)
         self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
@@ -227,6 +235,31 @@ class Lka(Process):
         except (SealError, ImsgError) as error:
             self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
             peer.send(RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error"))
+
+    # senders that lead back
+
+    def _reverse(self, envelope: Envelope) -> Envelope:
+        """A bounce to a sender that was rewritten here goes to whom it stands for, as mail of this machine."""
+        assert self.srs is not None
+        dest = envelope.dest
+        for _ in range(SRS_HOPS):
+            if not is_rewritten(dest.user):
+                break
+            found = self.srs.decode(dest, self.now())
+            if found is None:
+                if dest == envelope.dest:
+                    self.log(f"SRS failed to decode: {line_of(str(dest).encode(), TEXT_MAX)}")
+                break
+            dest = found
+        if dest == envelope.dest:
+            return envelope
+        return replace(envelope, dest=dest, flags=envelope.flags | Flag.INTERNAL)
+
+    def _rewritten(self, message: MtaLookup) -> Message:
+        """The sender ``key``, for mail first sent to a recipient in the domain ``table``."""
+        sender = parse(message.key)
+        found = self.srs.encode(sender, message.table, self.now()) if self.srs is not None else sender
+        return MtaLookedUp(message.reqid, Found.NO if found == sender else Found.YES, str(found))
 
     # .forward, and who users of a userbase are
 
@@ -328,6 +361,9 @@ class Lka(Process):
     def lookup(self, peer: Peer, message: MtaLookup) -> None:
         if message.service == "ptr":
             self._answer(peer, self._ptr(message), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+            return
+        if message.service == "srs":
+            peer.send(self._rewritten(message))
             return
         if self.traces != self._traced:
             self._retrace()

@@ -617,10 +617,11 @@ class MtaResolved(Message):
 @declare(0xA2, MTA >> LKA)
 class MtaLookup(Message):
     """Something from a table: a smarthost (key: domain, or empty to fetch the next), a source address
-    (fetched), a HELO name (key: source address), credentials (key: label), a PTR name (key: address)."""
+    (fetched), a HELO name (key: source address), credentials (key: label), a PTR name (key: address),
+    a sender by SRS (table: the domain it gets, key: the sender)."""
 
     reqid: U64
-    service: Name                  # relayhost, source, addrname, credentials, ptr
+    service: Name                  # relayhost, source, addrname, credentials, ptr, srs
     table: Name
     key: Name
 

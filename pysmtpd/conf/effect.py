@@ -9,8 +9,6 @@ NOT_IN_EFFECT = frozenset({
     "mta max-deferred",
     "queue compression",
     "queue encryption",
-    "srs key",
-    "srs ttl",
     "pki dhe",
     "proc",
     "filter",
@@ -18,5 +16,4 @@ NOT_IN_EFFECT = frozenset({
     "listen hostnames",
     "listen proxy-v2",
     "action relay filter",
-    "action relay srs",
 })

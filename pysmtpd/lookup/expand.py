@@ -6,7 +6,7 @@ node and of what slow tables and files answered (lookup.memo), so that a step is
 answer.  What fails for now refuses the recipient; a member of a list that fails for good leaves the others alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
@@ -69,9 +69,13 @@ class Expander:
         self.queue_ttl = config.queue_ttl
         self.only_user = config.user
         self.only_uid = only_uid
+        # Has the recipient of a bounce to a rewritten sender replaced by whom that stands for.
+        self.reverse: Callable[[Envelope], Envelope] | None = None
 
     def expansion(self, envelope: Envelope, *, tls: bool, local: bool) -> "Expansion":
         """Of a recipient (envelope.dest); all else in envelope is copied to its envelopes."""
+        if self.reverse is not None and envelope.sender.is_null:
+            envelope = self.reverse(envelope)
         return Expansion(self, envelope, tls=tls, local=local)
 
     def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:

@@ -41,11 +41,12 @@ class Task:
         return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid)
 
 
-def key_of(envelope: Envelope, mail_from: str) -> TaskKey:
-    """``mail_from``: the action's; it replaces what it has of the sender, but never the null reverse-path."""
+def key_of(envelope: Envelope, mail_from: str, rewritten: str = "") -> TaskKey:
+    """``mail_from``: the action's; it replaces what it has of the sender, but never the null reverse-path.
+    ``rewritten``: the sender by SRS."""
     sender = envelope.sender
-    text = str(sender)
-    if mail_from and text:
+    text = rewritten or str(sender)
+    if mail_from and text and not rewritten:
         user, _, domain = mail_from.rpartition("@") if "@" in mail_from else (mail_from, "", "")
         text = f"{user or sender.user}@{domain or sender.domain}"
     return TaskKey(msgid_of(EvpId(envelope.evpid)), text, envelope.ret, envelope.envid)

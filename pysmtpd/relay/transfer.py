@@ -10,7 +10,7 @@ from itertools import islice
 from math import inf
 
 from pysmtpd.base import logline
-from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.envelope import NAME_MAX, Envelope
 from pysmtpd.conf.config import Action, Config
 from pysmtpd.messages import (
     DeliveryHold,
@@ -77,20 +77,39 @@ class TransferAgent:
             table, key = (action.host, "") if action.host else (action.domain, envelope.dest.domain.lower())
             self.questions.smarthost(table, key, partial(self._smarthost_found, message, action))
         else:
-            self._enqueue(message, action, "")
+            self._rewrite(message, action, "")
 
     def _smarthost_found(self, message: QueueDeliver, action: Action, found: Found, value: str) -> None:
         self._looking -= 1
         if found is not Found.YES:
             self._fail(message.envelope, Outcome.TEMPFAIL, "4.3.5", "Cannot retrieve smarthost")
             return
-        self._enqueue(message, action, value)
+        self._rewrite(message, action, value)
 
-    def _enqueue(self, message: QueueDeliver, action: Action, smarthost: str) -> None:
+    def _rewrite(self, message: QueueDeliver, action: Action, smarthost: str) -> None:
+        """Ask lka for a sender that leads back here, for what is forwarded by an action with srs: it has the key."""
+        envelope = message.envelope
+        sender = str(envelope.sender)
+        if not action.srs or action.mail_from or envelope.rcpt == envelope.dest or not envelope.sender.domain \
+                or len(sender) > NAME_MAX:
+            self._enqueue(message, action, smarthost)
+            return
+        self._looking += 1
+        self.questions.lookup("srs", envelope.rcpt.domain, sender,
+                              partial(self._rewritten, message, action, smarthost))
+
+    def _rewritten(self, message: QueueDeliver, action: Action, smarthost: str, found: Found, value: str) -> None:
+        self._looking -= 1
+        if found is Found.TEMPFAIL:
+            self._fail(message.envelope, Outcome.TEMPFAIL, "4.3.5", "Cannot rewrite the sender")
+        else:
+            self._enqueue(message, action, smarthost, value)
+
+    def _enqueue(self, message: QueueDeliver, action: Action, smarthost: str, rewritten: str = "") -> None:
         envelope = message.envelope
         try:
             relay = self._relay(envelope, action, smarthost)
-            task = key_of(envelope, action.mail_from)
+            task = key_of(envelope, action.mail_from, rewritten)
         except ValueError as error:
             self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", str(error))
             return

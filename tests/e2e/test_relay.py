@@ -49,6 +49,41 @@ def test_to_a_smarthost(start: Start, port: int, sink: Sink) -> None:
     assert found
 
 
+def test_srs_there_and_back(start: Start, port: int, sink: Sink) -> None:
+    daemon = start(f"""
+srs key "the key"
+table fwd {{ "ann@ours.example" = "joe@far.example" }}
+listen on 127.0.0.1 port {port}
+action "in" maildir "/nonexistent" virtual <fwd>
+action "out" relay host {sink.url} srs
+match from any for domain "ours.example" action "in"
+match from local for any action "out"
+""")
+    mail.send(port, "ann@ours.example", "there", sender="eve@x.example")
+    arrived(sink, "there")
+    rewritten = sink.messages[0].sender
+    assert re.fullmatch(r"SRS0=[\w-]{4}=[A-Z2-7]{2}=x\.example=eve@ours\.example", rewritten)
+    assert sink.messages[0].rcpts == ["joe@far.example"]
+    # Nothing was rewritten for who is no forwarder.
+    mail.send(port, "joe@far.example", "direct", sender="eve@x.example")
+    arrived(sink, "direct")
+    assert sink.messages[1].sender == "eve@x.example"
+    # The bounce comes, and goes on to whom it is for.
+    mail.send(port, rewritten, "back", sender="")
+    arrived(sink, "back")
+    assert (sink.messages[2].sender, sink.messages[2].rcpts) == ("", ["eve@x.example"])
+    forged = rewritten.replace("=eve@", "=all@")
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        mail.send(port, forged, "forged", sender="")
+    assert f"SRS failed to decode: {forged}" in daemon.log
+    # Our own report goes to the true sender.
+    sink.replies["RCPT"] = lambda line: "550 5.1.1 nobody" if "joe@far" in line else ""
+    mail.send(port, "ann@ours.example", "bad", sender="eve@x.example")
+    reported = ("", ["eve@x.example"])
+    until(lambda: any((one.sender, one.rcpts) == reported for one in sink.messages[3:]), "the report", 40)
+    assert "the key" not in daemon.log
+
+
 def test_dots_and_long_lines_pass_unchanged(start: Start, port: int, sink: Sink) -> None:
     start(RELAY.format(port=port, url=sink.url))
     body = b".\r\n..\r\n...x\r\n" + b"y" * 5000 + b"\r\n\r\n.leading\r\n\xc3\xa4\xff\r\n"

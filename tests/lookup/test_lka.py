@@ -10,14 +10,15 @@ from typing import Any, cast
 import pytest
 
 from pysmtpd import lka as lka_module
-from pysmtpd.base.envelope import Agent
+from pysmtpd.base.envelope import Agent, Flag
 from pysmtpd.base.logline import Level
+from pysmtpd.base.mailaddr import NULL, parse
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import KEY_SIZE, Seal
 from pysmtpd.base.struct import replace
 from pysmtpd.base.trace import Trace
 from pysmtpd.conf import config as conf_config
-from pysmtpd.conf.config import Action, Config, Method, Table
+from pysmtpd.conf.config import Action, Config, Method, Secret, Table
 from pysmtpd.imsg import Decoder, Encoder, Message
 from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
 from pysmtpd.lookup import mx, resolver
@@ -221,6 +222,33 @@ def test_a_table_is_read_again_by_a_thread_and_keeps_its_content_when_it_went_wr
         ]
 
     started(work)
+
+
+def test_a_bounce_to_a_rewritten_sender_goes_to_whom_that_stands_for() -> None:
+    """As mail of this machine: no rule lets a stranger relay."""
+    async def work() -> None:
+        process, log = lka(replace(CONFIG, srs_key=Secret("key"), srs_backup=Secret("old")))
+        process.loop = asyncio.get_running_loop()
+        mta: Any = Asker(Proc.MTA)
+        process.lookup(mta, MtaLookup(1, "srs", "ours.example", "eve@x.example"))
+        process.lookup(mta, MtaLookup(2, "srs", "ours.example", "eve"))
+        [first, second] = mta.answers
+        assert first.found is Found.YES and first.value.startswith("SRS0=")
+        assert second == MtaLookedUp(2, Found.NO, "eve")
+        smtp: Any = Asker(Proc.SMTP)
+        ask = replace(envelope(first.value), sender=NULL, source="203.0.113.9")
+        process.expand_rcpt(smtp, ExpandRcpt(1, ask, False, False))
+        process.expand_rcpt(smtp, ExpandRcpt(2, replace(ask, sender=parse("a@b.example")), False, False))
+        forged = replace(ask, dest=parse("SRS0=abcd=AA=x=y@ours.example"))
+        process.expand_rcpt(smtp, ExpandRcpt(3, forged, False, False))
+        taken, *refused = await smtp.wait(3)
+        [made] = process.seal.open(taken.sealed)
+        assert (str(made.rcpt), str(made.dest), made.action) == (first.value, "eve@x.example", "out")
+        assert made.flags & Flag.INTERNAL
+        assert [answer.reply for answer in refused] == ["550 Invalid recipient"] * 2
+        assert log.lines == ["SRS failed to decode: SRS0=abcd=AA=x=y@ours.example"]
+
+    run(work())
 
 
 def test_queue_gets_the_key_of_the_seals_at_the_start(server: FakeDns) -> None:

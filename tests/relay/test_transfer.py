@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pysmtpd.base.envelope import Notify
+from pysmtpd.base.mailaddr import parse
 from pysmtpd.conf.config import Action, Method, MtaLimits
 from pysmtpd.messages import (
     BodyOpen,
@@ -58,6 +59,32 @@ def test_a_body_that_came_along_is_not_asked_for() -> None:
     world.run()
     assert [body for _, _, body in world.messages] == [b"Subject: %d\r\n\r\n.\r\n" % n for n in (1, 2, 3)]
     assert not world.opened and not world.closed_bodies and world.outcomes == [OK] * 3
+
+
+def test_forwarded_mail_gets_a_sender_that_leads_back() -> None:
+    world = smarthost("smtp://192.0.2.5", srs=True)
+    world.serve("192.0.2.5")
+    world.tables["srs", "ours.example", "a@a.example"] = ["SRS0=x=y=a.example=a@ours.example"]
+    world.deliver("b@b.example", rcpt=parse("ann@ours.example"))
+    world.run()
+    assert [(sender, rcpts) for sender, rcpts, _ in world.messages] == [
+        ("SRS0=x=y=a.example=a@ours.example", ["b@b.example"])]
+    # What was sent there at once keeps its sender, and nobody is asked.
+    world.deliver("b@b.example", msgid=2)
+    world.run()
+    assert world.messages[1][0] == "a@a.example"
+    assert [message.service for message in world.asked if isinstance(message, MtaLookup)].count("srs") == 1
+
+
+def test_a_sender_that_cannot_be_rewritten_now_is_a_temporary_failure() -> None:
+    world = smarthost("smtp://192.0.2.5", srs=True)
+    world.lka_slow.add("srs")
+    world.deliver("b@b.example", rcpt=parse("ann@ours.example"))
+    world.run()
+    [ask] = [message for message in world.asked if isinstance(message, MtaLookup) and message.service == "srs"]
+    world.agent.questions.looked_up(MtaLookedUp(ask.reqid, Found.TEMPFAIL, ""))
+    world.run()
+    assert [(result.outcome, result.text) for result in world.results] == [(TEMPFAIL, "Cannot rewrite the sender")]
 
 
 def test_one_message_by_mx() -> None:
