@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ USAGE = "usage: makemap [-U] [-d dbtype] [-o dbfile] [-t type] file"
 TYPES = ("aliases", "set")
 DB_TYPES = ("hash", "btree", "cdb")
 SET_VALUE = "<set>"
-# What a member of an alias may be: error:, :include:, a command, a file, an address, a user.
-_ITEM = re.compile(r"""(?ix) :?error: .* | :?include: / .* | "? \| .* | "? / .* | [^@\s]+ @ [^@\s]+ | \\? [\w.+-]+ """)
 _COPIED = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -188,38 +185,14 @@ def _unique(content: Content, name: str, kind: str) -> dict[str, str]:
 
 
 def _check_alias(value: str, at: str) -> None:
-    """Whether aliases(5) could understand it: items between commas, none of them cut short."""
-    items = split_items(value)
-    if items is None:
-        raise Failure(f"{at}: invalid entry: a quote or backslash without its end")
-    for item in items:
-        if not _ITEM.fullmatch(item):
-            raise Failure(f"{at}: invalid entry: {item}")
+    """Whether the daemon would take every member."""
+    from pysmtpd.lookup.members import parse as members  # the daemon's own grammar, for those who have aliases
 
-
-def split_items(value: str) -> list[str] | None:
-    """The members of an alias: a comma in quotes parts nothing, a backslash protects one character; None when a quote
-    or a backslash is left open."""
-    items, item, quote, at = list[str](), "", "", 0
-    while at < len(value):
-        char = value[at]
-        if char == "\\":
-            if at + 1 == len(value):
-                return None
-            item += value[at : at + 2]
-            at += 2
-            continue
-        if quote and char == quote:
-            quote = ""
-        elif not quote and char in "\"'":
-            quote = char
-        if char == "," and not quote:
-            items.append(item.strip())
-            item = ""
-        else:
-            item += char
-        at += 1
-    return None if quote else [each for each in (*items, item.strip()) if each]
+    read = members(value)
+    for bad in read.bad:
+        raise Failure(f"{at}: invalid entry: {bad}")
+    if not read.good:
+        raise Failure(f"{at}: invalid entry: no member")
 
 
 def replace(path: str, entries: list[cdb.Entry], like: os.stat_result | None) -> None:
