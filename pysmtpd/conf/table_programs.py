@@ -59,6 +59,7 @@ class TablePrograms:
         processor: Processor | None = draft.table_commands.get(table.name)
         if table.name in draft.table_procs:
             processor = draft.processors.get(draft.table_procs[table.name])
+            self._takes_effect(draft.table_procs[table.name], processor)
         if processor is None:
             return None            # a proc that does not exist was told of elsewhere
         if self._user and processor.user not in ("", self._user):
@@ -77,6 +78,12 @@ class TablePrograms:
             table=table.name, path=words[0], arguments=tuple(words), user=processor.user, group=processor.group,
             chroot=processor.chroot, at=table.at,
         )
+
+    def _takes_effect(self, name: str, processor: Processor | None) -> None:
+        """A proc that only tables use does all that it says."""
+        if processor is not None and not any(one.proc == name for one in self._draft.filters.values()):
+            told = (processor.at, "proc")
+            self._draft.not_in_effect = [one for one in self._draft.not_in_effect if one != told]
 
     def _executable(self, path: str, token: Token) -> bool:
         try:

@@ -25,6 +25,8 @@ GOOD_AFTER = 60.0                  # seconds after which a run was a good one
 ERRORS_MAX, ERRORS_WITHIN = 20, 10.0  # lines of standard error that are logged within so many seconds
 ERROR_LINE_MAX = 512               # octets
 
+# What a program compares itself, if it has it: passwords, and expressions in its own syntax.
+_JUDGED = frozenset({Service.AUTH, Service.REGEX})
 _OPERATIONS = {"match": "check", "lookup": "lookup", "fetch": "fetch"}
 
 
@@ -41,7 +43,6 @@ class ProgramTable(SlowTable):
 
     TIMEOUT: ClassVar[float] = 10.0
     CONCURRENT: ClassVar[int] = 256
-    JUDGES: ClassVar[frozenset[Service]] = frozenset({Service.REGEX})
 
     def __init__(self, name: str, backend: str, keeper: Keeper, software: str) -> None:
         """software: name and version of ours, for the program."""
@@ -176,7 +177,7 @@ class ProgramTable(SlowTable):
             raise
         if reply.outcome == "error":
             why = f": {vis(reply.value.encode())}" if reply.value else ""
-            raise TableError(f"table {self.name}: {operation} failed{why}")
+            raise TableError(f"table {self.name}: {operation} {service}{' ' if service else ''}failed{why}")
         return reply
 
     def _gave_up(self, run: Run, ident: int) -> None:
@@ -221,6 +222,7 @@ class ProgramTable(SlowTable):
                 future.set_result(reply)
 
     def _registered(self, talk: Conversation) -> None:
+        self.JUDGES = _JUDGED & talk.services
         if self._timer is not None:
             self._timer.cancel()
         if talk.unknown:

@@ -35,7 +35,7 @@ class SlowTable:
     TIMEOUT: ClassVar[float] = 30.0            # seconds for one question, with waiting for its turn
     CONCURRENT: ClassVar[int] = 256            # questions at the back end at the same time; others wait
     # Services whose entries the back end compares itself: it is asked for the key and no other.
-    JUDGES: ClassVar[frozenset[Service]] = frozenset()
+    JUDGES: frozenset[Service] = frozenset()
 
     def __init__(self, name: str, backend: str) -> None:
         self.name = name

@@ -104,6 +104,38 @@ def test_a_map_of_the_real_libdb(start: Start, port: int, where: Path, kind: str
     assert [reply(port, f"{name}.example") for name in ("one", "a.two", "two")] == [250, 250, 550]
 
 
+def test_newaliases_makes_the_map_and_the_daemon_knows(start: Start, port: int, where: Path,
+                                                       recipient: pwd.struct_passwd) -> None:
+    source = where / "aliases"
+    source.write_text(f"one: {recipient.pw_name}\n")
+    readable(source)
+    (where / "aliases.db").write_bytes(b"")
+    config = (f'listen on 127.0.0.1 port {port}\ntable names db:{where}/aliases.db\n'
+              'action "local" maildir alias <names>\nmatch from any for local action "local"\n')
+    (where / "smtpd.conf").write_text(config)
+
+    def newaliases() -> str:
+        code = "import sys; from smtpctl.newaliases import newaliases; sys.exit(newaliases(sys.argv[1:]))"
+        done = subprocess.run([sys.executable, "-c", code, "-f", str(where / "smtpd.conf"), "--state-dir",
+                               str(where / "state")], check=True, timeout=30, capture_output=True, text=True)
+        return done.stdout
+
+    assert newaliases() == f"{source}: 1 aliases\n"
+    daemon = start(config)
+
+    def known(user: str) -> int:
+        with smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
+            smtp.ehlo("client.example.org")
+            smtp.mail("alice@example.org")
+            return smtp.rcpt(f"{user}@localhost")[0]
+
+    assert (known("one"), known("two")) == (250, 550)
+    source.write_text(f"one: {recipient.pw_name}\ntwo: one\n")
+    assert newaliases() == f"{source}: 2 aliases\n"
+    assert (known("one"), known("two")) == (250, 250)
+    daemon.until_logged('info: Table "names" successfully updated')
+
+
 def test_what_is_no_map_is_refused_with_the_command_that_makes_one(start: Start, port: int, where: Path) -> None:
     path = where / "domains.db"
     path.write_text("one.example\n")

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from pysmtpd.lookup import table_program
+from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.service import Service, TableError
+from pysmtpd.lookup.table import Tables
 from pysmtpd.lookup.table_program import ERRORS_MAX, ProgramTable
 from pysmtpd.lookup.table_slow import Answer, Question
 from tests.lookup.made import run
@@ -153,7 +155,7 @@ def test_an_error_is_a_temporary_failure_and_no_end() -> None:
         await reader.readline()
 
     async def work(table: ProgramTable, _keeper: Scripted) -> None:
-        with pytest.raises(TableError, match=r"^table t: lookup failed: no\\tdatabase$|no.database"):
+        with pytest.raises(TableError, match=r"^table t: lookup alias failed: no"):
             await table.answer(lookup())
         with pytest.raises(TableError, match="cannot be printed"):
             await table.answer(lookup())
@@ -303,3 +305,40 @@ def test_standard_error_goes_to_the_log_and_a_flood_of_it_does_not() -> None:
     log = with_table(work, good).log
     assert log[0].startswith("warn: table t: no data") and "\x1b" not in log[0]
     assert len([line for line in log if "no data" in line]) == ERRORS_MAX
+
+
+def test_what_a_program_compares_itself_it_is_asked_once_and_as_it_is() -> None:
+    asked: list[bytes] = []
+
+    async def compares(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline() != b"config|ready\n":
+            pass
+        writer.write(b"register|auth\nregister|regex\nregister|ready\n")
+        while line := await reader.readline():
+            asked.append(line.split(b"|", 4)[4])
+            writer.write(reply(line, "found" if b"Secret" in line or b"x.example" in line else "not-found"))
+
+    async def work(table: ProgramTable, keeper: Scripted) -> None:
+        tables = Tables([table])
+        assert await table.answer(lookup("Bob:Secret|x", Service.AUTH, "match")) is True
+        assert Service.AUTH in table.JUDGES
+
+        async def matches(key: str) -> bool:
+            memo = Memo()
+
+            def step(memo: Memo) -> bool:
+                return tables.match("t", Service.REGEX, key, memo)
+
+            try:
+                return memo.run(step)
+            except Pending as pending:
+                return await memo.settle(step, pending)
+
+        assert await matches("a@x.example") and not await matches("a@y.example")
+        with pytest.raises(TableError) as error:
+            await table.answer(lookup("bob:Sec\nret", Service.AUTH, "match"))
+        assert "Sec" not in str(error.value) and not any("ecret" in line for line in keeper.log)
+
+    with_table(work, compares)
+    assert asked == [b"check|auth|00000001|Bob:Secret|x\n", b"check|regex|00000002|a@x.example\n",
+                     b"check|regex|00000003|a@y.example\n"]
