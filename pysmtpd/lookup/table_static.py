@@ -52,7 +52,7 @@ class StaticTable:
         self._at = at
         self._delimiter = delimiter
         self._next = 0
-        self.fill(())
+        self._held = Held((), (), delimiter)
 
     def fill(self, entries: Iterable[tuple[str, str]]) -> None:
         """Replace the content."""
@@ -61,7 +61,7 @@ class StaticTable:
     def prepare(self, entries: Iterable[tuple[str, str]], lines: Sequence[int] = ()) -> Held:
         """Content to be installed, with the indexes that were in use so far.  Changes nothing, so that a thread may."""
         held = Held(entries, lines, self._delimiter)
-        for service in tuple(self._held.finders) if hasattr(self, "_held") else ():
+        for service in tuple(self._held.finders):
             held.finder(service)
         return held
 

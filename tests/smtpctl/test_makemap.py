@@ -112,6 +112,41 @@ def test_what_cannot_be_made(arguments: tuple[str, ...], error: str, capsys: pyt
     assert capsys.readouterr().err == error + "\n"
 
 
+def test_a_map_is_on_stable_storage_before_it_takes_the_place_of_the_old_one(tmp_path: Path,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    source, steps = tmp_path / "t", list[str]()
+    source.write_text("a b\n")
+    fsync, rename = os.fsync, os.rename
+
+    def synced(fd: int) -> None:
+        steps.append(f"fsync {os.path.basename(os.readlink(f'/proc/self/fd/{fd}')).partition('.db.')[0]}")
+        fsync(fd)
+
+    def renamed(old: str, new: str) -> None:
+        assert read(Path(old)) == {b"a": b"b"}
+        steps.append(f"rename to {os.path.basename(new)}")
+        rename(old, new)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.rename", renamed)
+    assert makemap(source) == 0
+    assert steps == ["fsync t", "rename to t.db", f"fsync {tmp_path.name}"]
+
+
+def test_a_map_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "t"
+    source.write_text("a b\n")
+
+    def full(_fd: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("os.fsync", full)
+    assert makemap(source) == 1
+    assert capsys.readouterr().err == f"makemap: {source}.db: No space left on device\n"
+    assert os.listdir(tmp_path) == ["t"]
+
+
 def test_a_locked_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "t"
     source.write_text("a b\n")
