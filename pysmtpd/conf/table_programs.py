@@ -40,6 +40,9 @@ class TablePrograms:
             if not table.path:
                 return self._refuse(token, f"the backend {table.backend} needs the path of its configuration",
                                    f"write {table.backend}:/path")
+            if self._absent(table.path):
+                self._draft.warnings.append(about(token, f"{table.path}: No such file or directory: look-ups in table "
+                                                  f"{shown(table.name)} will fail for now", warning=True))
             return TableProgram(table=table.name, built_in=table.backend, arguments=(table.path,), at=table.at)
         return self._installed(table, token)
 

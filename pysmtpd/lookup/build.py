@@ -66,7 +66,7 @@ def _table(table: TableConf, delimiter: str, means: Means) -> AnyTable:
 
         return ProgramTable(table.name, table.backend, means.keeper, SOFTWARE)
     if table.backend != "static":
-        return UnknownTable(table.name, table.backend)
+        return UnknownTable(table.name, table.backend, f"table {table.name}: only a daemon asks its program")
     static = StaticTable(table.name, delimiter=delimiter, at=str(table.at))
     static.fill([*((key, "") for key in table.keys), *((key, value.value) for key, value in table.pairs)])
     return static
