@@ -110,7 +110,7 @@ class _Listen:
             self.hostname = value.text.lower()
         elif found.text in ("pki", "certificate"):
             self.pki, self.pki_file = value.text.lower(), found.text == "certificate"
-            return [word("pki", found), kept(value)]
+            return [word("pki", found) if self.pki_file else keyword(found), kept(value)]
         return [keyword(found), kept(value)]
 
     def _port(self, p: Parser) -> Said:

@@ -111,7 +111,7 @@ class Relay:
             self.has_ca = True
             return [keyword(option), kept(value)]
         self.pki = value.text.lower()
-        return [word("pki", option), kept(value)]
+        return [keyword(option) if option.text == "pki" else word("pki", option), kept(value)]
 
     def _backup(self, p: Parser, option: Token) -> list[Said]:
         self.base = "backup"
