@@ -95,10 +95,13 @@ class Check:
                     "a mapping (key = value), and here a list is needed"
                 title = "this table" if name.startswith("<") else f'table "{name}"'
                 self._error(token, f"{title} may not be used for {use.words} lookups: it is {what}")
+            elif table.backend == "getpwnam" and not use.users:
+                self._error(token, f'table "{name}" may not be used for {use.words} lookups: getpwnam is for userbase '
+                                   "only")
 
     def _chains(self) -> None:
         filters = self._draft.filters
-        for chain, tokens in self._draft.chain_tokens:
+        for _, tokens in self._draft.chain_tokens:
             programs: dict[str, str] = {}
             for token in tokens:
                 member = filters.get(token.text)
@@ -107,8 +110,8 @@ class Check:
                 if member.chain:
                     self._error(token, f"no filter chain allowed within a filter chain: {shown(token.text)}")
                 elif member.proc in programs:
-                    self._error(token, f"no proc allowed twice within a filter chain: {shown(member.proc)}",
-                                f"filter {shown(programs[member.proc])} of {chain.name} uses it too")
+                    self._warning(token, f"proc {shown(member.proc)} is twice in this chain, and will see all twice",
+                                  f"filter {shown(programs[member.proc])} uses it too")
                 elif member.proc:
                     programs[member.proc] = token.text
 

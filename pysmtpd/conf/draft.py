@@ -25,6 +25,7 @@ class Use(NamedTuple):
 
     words: str
     shapes: frozenset[Shape]
+    users: bool = False            # also the back end getpwnam, which knows nothing but users
 
 
 _LIST = frozenset({Shape.LIST, Shape.DYNAMIC})
@@ -45,6 +46,16 @@ def mapping(words: str) -> Use:
 def either(words: str) -> Use:
     """A use that only asks for keys, and takes both."""
     return Use(words, _EITHER)
+
+
+def userinfo(words: str) -> Use:
+    """A use that needs users with their uid, gid and home."""
+    return Use(words, _MAPPING, users=True)
+
+
+def anything(words: str) -> Use:
+    """A use that OpenSMTPD does not check."""
+    return Use(words, _EITHER, users=True)
 
 
 class TableUse(NamedTuple):

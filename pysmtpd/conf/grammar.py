@@ -7,6 +7,7 @@ mean nothing; elsewhere a statement ends with its line.
 
 import ipaddress
 import os.path
+import re
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -73,7 +74,7 @@ def macro(p: Parser, name: Token) -> None:
     p.draft.broken_macros.add(name.text)
     p.draft.macro_tokens[name.text] = name
     value = p.string("the value of the macro")
-    if any(char.isspace() for char in name.text):
+    if any(char.isspace() for char in name.text[1:]):
         p.refuse(name, "macro name cannot contain whitespace")
     p.end()
     if name.text not in p.fixed:
@@ -141,7 +142,11 @@ def bounce(p: Parser, _word: Token) -> None:
 
 
 def _pki_name(text: str) -> str:
-    return text if text == "*" else host_name(text)
+    """Hyphens may stand where no host name has them, as in OpenSMTPD."""
+    if text == "*":
+        return text
+    host_name(re.sub(r"(?<!^)-", "_", text))
+    return text.lower()
 
 
 def ca(p: Parser, word: Token) -> None:

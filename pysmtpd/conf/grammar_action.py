@@ -6,7 +6,7 @@ from typing import Any
 from pysmtpd.base.format import DELIVERY
 from pysmtpd.conf.config import Action, Method
 from pysmtpd.conf.diagnostic import shown
-from pysmtpd.conf.draft import Use, either, listing, mapping
+from pysmtpd.conf.draft import Use, either, listing, mapping, userinfo
 from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import table
 from pysmtpd.conf.lexer import Token
@@ -105,7 +105,7 @@ def _mapping(p: Parser, made: Making, word: Token) -> None:
     other = {"alias": "virtual", "virtual": "alias"}.get(word.text, "")
     if other in made.seen:
         p.refuse(word, f"{other} mapping already specified for this action", "alias and virtual exclude each other")
-    made.fields[word.text] = table(p, mapping(word.text))
+    made.fields[word.text] = table(p, userinfo(word.text) if word.text == "userbase" else mapping(word.text))
 
 
 def _wrapper(p: Parser, made: Making, _word: Token) -> None:

@@ -1,8 +1,8 @@
 """Filters: programs, tests of our own in one phase, and chains of both."""
 
 from pysmtpd.conf.config import Criterion, Filter
-from pysmtpd.conf.diagnostic import shown
-from pysmtpd.conf.draft import either, listing
+from pysmtpd.conf.diagnostic import about, shown
+from pysmtpd.conf.draft import anything
 from pysmtpd.conf.grammar_table import processor, table, table_follows
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
@@ -60,8 +60,9 @@ def filter_(p: Parser, word: Token) -> None:
 
 def _exec(p: Parser, name: Token, word: Token) -> Filter:
     command = p.string("a command")
-    if name.text in p.draft.processors:
-        p.refuse(name, f"a proc already exists with that name: {shown(name.text)}")
+    before = p.draft.processors.get(name.text)
+    if before is not None:
+        p.draft.warnings.append(about(name, f"this replaces the proc {shown(name.text)} at {before.at}", warning=True))
     p.draft.processors[name.text] = processor(p, name.text, command.text, word)
     return Filter(name=name.text, proc=name.text, at=word.at)
 
@@ -87,7 +88,7 @@ def _condition(p: Parser, known: tuple[str, ...]) -> Criterion:
     if which.text != "fcrdns":
         regex = p.word("regex") is not None
         if regex or which.text not in ("rdns", "auth") or table_follows(p):
-            name = table(p, listing(which.text) if regex else either(which.text))
+            name = table(p, anything(which.text))
     return Criterion(kind=which.text, table=name, regex=regex, negated=negated, at=which.at)
 
 
@@ -101,9 +102,7 @@ def _chain(p: Parser, name: str, word: Token) -> Filter:
         if any(token.text == other.text for other in tokens):
             p.refuse(token, f"no filter allowed twice within a filter chain: {shown(token.text)}")
         tokens.append(token)
-        p.new_lines()
-        comma = p.mark(",")
-        p.new_lines()
+        comma = p.comma()
         if not comma and p.mark("}"):
             break
     made = Filter(name=name, chain=tuple(token.text for token in tokens), at=word.at)

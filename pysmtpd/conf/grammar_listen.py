@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pysmtpd.conf.config import Tls
 from pysmtpd.conf.diagnostic import shown
-from pysmtpd.conf.draft import Listen, either, mapping
+from pysmtpd.conf.draft import Listen, anything, mapping
 from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import single, table, table_follows
 from pysmtpd.conf.lexer import Kind, Token
@@ -103,7 +103,7 @@ def _auth(p: Parser, made: Listen, word: Token) -> None:
             made.fields["auth_table"] = single(p, service, either("auth"))
         return
     if table_follows(p):
-        made.fields["auth_table"] = table(p, either("auth"))
+        made.fields["auth_table"] = table(p, anything("auth"))
 
 
 def _filter(p: Parser, made: Listen, word: Token) -> None:

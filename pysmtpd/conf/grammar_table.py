@@ -89,9 +89,7 @@ def entries(p: Parser, name: str, at: Position) -> Table:
         else:
             _shape(p, bool(pairs), "an entry without a value after entries that have one", key)
             keys.append(key.text)
-        p.new_lines()
-        comma = p.mark(",")
-        p.new_lines()
+        comma = p.comma()
         if not comma and p.mark("}"):
             break
         if comma and p.token.is_mark("}"):

@@ -102,6 +102,8 @@ class Listeners:
         literal = _literal(text)
         if literal:
             return [literal]
+        if text.rpartition(".")[2].isdigit():
+            return []                  # an address that is none: no top-level domain is a number
         try:
             found = self._source.resolve(host_name(text))
         except ValueError:

@@ -304,10 +304,21 @@ class Parser:
         """The token before the current one."""
         return self._before or self.token
 
-    def new_lines(self) -> None:
-        """Line ends, which mean nothing between braces."""
+    def new_lines(self) -> bool:
+        """Line ends, which mean nothing between braces; whether there were any."""
+        first = self.token
         while self.token.kind is Kind.NEWLINE:
             self.advance()
+        return self.token is not first
+
+    def comma(self) -> bool:
+        """What may stand between two entries of braces: a comma, line ends behind it, line ends alone, or nothing."""
+        lines = self.new_lines()
+        if lines and self.token.is_mark(","):
+            self.refuse(self.token, "a comma cannot begin a line", "it follows its entry directly, or is left out")
+        comma = self.mark(",")
+        self.new_lines()
+        return comma
 
     # errors
 

@@ -7,8 +7,8 @@ from pysmtpd.base.tls_versions import parse_versions
 
 INT_MAX = 2**31 - 1
 SIZE_MAX = 2**63 - 1
-_DELAY = re.compile(r"([0-9]{1,20})([smhd])")
-_SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{0,18}))?([BKMGTPE]?)", re.IGNORECASE)
+_DELAY = re.compile(r"\s*\+?([0-9]{1,20})([smhd])", re.ASCII)
+_SIZE = re.compile(r"\s*\+?(?=\.?[0-9])([0-9]{0,18}|[0-9]{19})(?:\.([0-9]{0,18})[0-9]*)?([BKMGTPE]?)", re.I | re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
@@ -33,7 +33,7 @@ def size(text: str) -> int:
         raise ValueError("expected octets, or a number and one of B, K, M, G, T, P, E, such as 35M")
     scale = 1 << 10 * "BKMGTPE".index((match[3] or "B").upper())
     fraction = match[2] or ""
-    octets = int(match[1]) * scale
+    octets = int(match[1] or "0") * scale
     octets += int(fraction or "0") * scale // int("1" + "0" * len(fraction))
     if octets > SIZE_MAX:
         raise ValueError("a size must be less than 8E")

@@ -28,7 +28,7 @@ def test_size(text: str, octets: int) -> None:
     assert size(text) == octets
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1MB", "1 M", "8E", ".5M", "1.5.5M", "x", "9" * 20])
+@pytest.mark.parametrize("text", ["", "M", "-1", "1MB", "1 M", "8E", ".", ".M", "+", "1.5.5M", "x", "9" * 20])
 def test_no_size(text: str) -> None:
     with pytest.raises(ValueError):
         size(text)
