@@ -318,3 +318,10 @@ def config_migrate(_connect: Connect, path: str) -> int:
     from smtpctl import config
 
     return config.migrate(path)
+
+
+@tree.command("config show ...")
+def config_show(_connect: Connect, words: list[str]) -> int:
+    from smtpctl import config
+
+    return config.show(words)

@@ -54,6 +54,7 @@ class Node:
         self.words = words
         self.children: dict[str, Node] = {}
         self.action: Action | None = None
+        self.takes_rest = False        # all further words, as they are
 
     def step(self, word: str, arguments: list[Any]) -> "Node | None":
         """The node that a word leads to; what a typed argument says is added to arguments."""
@@ -80,7 +81,9 @@ class Tree:
         self.root = Node(())
 
     def command(self, *lines: str) -> Callable[[A], A]:
-        """Install an action under some command lines; it is called with the typed arguments."""
+        """Install an action under some command lines; it is called with the typed arguments.
+
+        Behind ``...`` anything may follow; the action gets it as a list."""
 
         def install(action: A) -> A:
             for line in lines:
@@ -91,9 +94,10 @@ class Tree:
 
     def install(self, line: str, action: Action) -> None:
         node = self.root
-        for word in line.split():
+        words = line.removesuffix(" ...")
+        for word in words.split():
             node = node.children.setdefault(word, Node((*node.words, word)))
-        node.action = action
+        node.action, node.takes_rest = action, words != line
 
     def lines(self) -> Iterator[tuple[str, Action]]:
         """Every command, as it was installed."""
@@ -105,12 +109,12 @@ class Tree:
 
     def find(self, words: list[str]) -> tuple[Node, list[Any]]:
         """The node of a command, and its typed arguments.  Raises NoCommand."""
-        node, arguments = self.root, list[Any]()
-        for word in words:
-            following = node.step(word, arguments)
+        node, arguments, rest = self.root, list[Any](), list(words)
+        while rest and not node.takes_rest:
+            following = node.step(rest.pop(0), arguments)
             if following is None:
                 raise NoCommand(node.possibilities())
             node = following
         if node.action is None:
             raise NoCommand(node.possibilities())
-        return node, arguments
+        return node, [*arguments, rest] if node.takes_rest else arguments

@@ -14,6 +14,8 @@ from pysmtpd.conf.text import decode
 
 __all__ = ["Loaded", "load"]
 
+NOT_CHECKED = "not checked: "
+
 
 class Loaded:
     """What became of a file.
@@ -32,6 +34,11 @@ class Loaded:
         """More warnings, about complete rules."""
         self.warnings += [Diagnostic(at, message, warning=True) for at, message in found]
         _sort(self.warnings)
+
+    @property
+    def unchecked(self) -> list[Diagnostic]:
+        """The warnings that say what could not be checked: without them "OK" would promise too much."""
+        return [warning for warning in self.warnings if warning.message.startswith(NOT_CHECKED)]
 
     def tested(self, results: Iterable[tuple[bool | None, str, list[str]]]) -> None:
         """What became of each of the configuration's expectations: passed, what came instead, and why."""
