@@ -26,7 +26,6 @@ def migrate(path: str) -> int:
     return 0
 
 
-
 class Options:
     """What the words behind the command ask for.  Raises Failure."""
 
