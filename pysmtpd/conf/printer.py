@@ -121,6 +121,8 @@ def _settings(config: Config) -> Iterator[str]:
                    config.max_message_size == usual.max_message_size)
     yield _setting(f"smtp sub-addr-delim {quoted(config.sub_addr_delim)}",
                    config.sub_addr_delim == usual.sub_addr_delim)
+    # Ours: as a comment where it is the default, so that OpenSMTPD takes what is printed.
+    yield f"{'# ' if config.smtp_workers == usual.smtp_workers else ''}smtp workers {config.smtp_workers}"
     if config.srs_key is not None:
         yield f"srs key {secret(config.srs_key)}"
     if config.srs_backup is not None:
