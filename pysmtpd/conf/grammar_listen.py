@@ -100,7 +100,7 @@ def _auth(p: Parser, made: Listen, word: Token) -> None:
                 p.refuse(path, f"the socket of {service.text} must be an absolute path")
             made.fields.update(auth_backend=service.text, auth_path=path.text)
         else:
-            made.fields["auth_table"] = single(p, service, either("auth"))
+            made.fields["auth_table"] = single(p, service, anything("auth"))
         return
     if table_follows(p):
         made.fields["auth_table"] = table(p, anything("auth"))

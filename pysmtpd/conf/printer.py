@@ -288,6 +288,8 @@ def _who(config: Config, one: Listener) -> Iterator[str]:
         yield " auth" if one.auth == "required" else " auth-optional"
         if one.auth_table:
             yield f" {_table(config, one.auth_table)}"
+        elif one.auth_backend:
+            yield f" {one.auth_backend} {quoted(one.auth_path)}"
     if one.senders:
         yield f" senders {_table(config, one.senders)}{' masquerade' if one.masquerade else ''}"
     if one.hostnames:
