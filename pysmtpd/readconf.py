@@ -54,16 +54,17 @@ def read(job: Job, *, network: bool = False) -> Config | None:
     if loaded.config is not None and loaded.config.expectations:
         from pysmtpd.lookup import trial
 
-        loaded.tested(trial.run(loaded.config, loaded.config.expectations))
-    if loaded.config is not None and job.verbose:
+        unknown = (None, "an included file could not be read", list[str]())
+        loaded.tested([unknown] * len(loaded.config.expectations) if loaded.incomplete
+                      else trial.run(loaded.config, loaded.config.expectations))
+    if loaded.config is not None and job.verbose and not loaded.incomplete:
         from pysmtpd.lookup import reach
 
         loaded.warned(reach.warnings(loaded.config))
     for error in loaded.errors:
         print(error, file=sys.stderr)
-    if job.verbose:
-        for warning in loaded.warnings:
-            print(warning, file=sys.stderr)
+    for warning in loaded.warnings if job.verbose else loaded.unchecked:
+        print(warning, file=sys.stderr)
     if job.verbose or network:
         # Whoever starts the daemon must know, asked or not, what of the file it does not obey.
         for at, what in loaded.not_in_effect:

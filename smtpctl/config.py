@@ -72,7 +72,7 @@ def show(words: list[str]) -> int:
     loaded = load(path, SystemSource(network=False), options.macros)
     for told in [*loaded.errors, *loaded.unchecked]:
         print(told, file=sys.stderr)
-    if loaded.config is None:
+    if loaded.config is None or loaded.incomplete:
         return 1
     config = canonical.masked(loaded.config) if options.masked else loaded.config
     if options.json:

@@ -58,6 +58,13 @@ class Check:
     def _warning(self, token: Token, message: str, *notes: str) -> None:
         self._draft.warnings.append(about(token, message, notes, warning=True))
 
+    def _forbidden(self, token: Token, path: str) -> None:
+        """What the caller may not look at, root may: only for a daemon that is the caller it is an error."""
+        if self._user:
+            self._error(token, f"{path}: Permission denied", f"the daemon runs without root, as {self._user}")
+        else:
+            self._warning(token, f"not checked: {path}: need root")
+
     def _hostname(self) -> str:
         return self._source.hostname()
 
@@ -122,7 +129,7 @@ class Check:
                                    f"{self._user}")
 
     def _srs(self) -> None:
-        if "srs_key" not in self._draft.settings:
+        if "srs_key" not in self._draft.settings and not self._draft.unread:
             for token in self._draft.srs_users:
                 self._error(token, "an srs key is required for srs to be specified in an action",
                             "declare it with: srs key SECRET")
@@ -150,7 +157,7 @@ class Check:
         try:
             self._source.stat(path)
         except PermissionError:
-            self._warning(token, f"not checked: {path}: need root")
+            self._forbidden(token, path)
         except OSError:
             return True
         return False
@@ -159,7 +166,7 @@ class Check:
         try:
             data = self._source.read(table.path, LOOK_MAX)
         except PermissionError:
-            self._warning(token, f"not checked: {table.path}: need root")
+            self._forbidden(token, table.path)
             return None
         except OSError as error:
             self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}: "
@@ -193,7 +200,7 @@ class Check:
         try:
             found = self._source.stat(path)
         except PermissionError:
-            self._warning(token, f"not checked: {path}: need root")
+            self._forbidden(token, path)
             return False
         except OSError as error:
             self._error(token, f"{path}: {error.strerror}")

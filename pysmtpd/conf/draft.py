@@ -181,6 +181,8 @@ class Draft:
         self.deferred_rules: list[Deferred] = []
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
+        self.unprivileged = False                   # the daemon will be who reads
+        self.unread: list[str] = []                 # included files that only the daemon may read
         self._dynamic = 0
         self._chains = 0
 

@@ -47,8 +47,12 @@ class Files:
         uses = {kind: self._draft.files[kind, pki.name].token for kind in ("cert", "key")}
         try:
             found = self._source.certificate(pki.cert, pki.key)
-        except PermissionError:
-            self._warning(uses["key"], f"not checked: whether {pki.key} is the key of {pki.cert}: need root")
+        except PermissionError as error:
+            if self._user:
+                self._draft.errors.append(about(uses["key"], f"{error.filename or pki.key}: Permission denied",
+                                                [f"the daemon runs without root, as {self._user}"]))
+            else:
+                self._warning(uses["key"], f"not checked: whether {pki.key} is the key of {pki.cert}: need root")
             return
         except Unusable as error:
             self._draft.errors.append(about(uses["cert" if error.path == pki.cert else "key"], str(error)))

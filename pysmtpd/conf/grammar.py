@@ -116,6 +116,10 @@ def _include(p: Parser, token: Token, path: str) -> None:
         data = p.source.read(path, FILE_MAX + 1)
     except OSError as error:
         p.draft.incomplete = True
+        if isinstance(error, PermissionError) and not p.draft.unprivileged:
+            p.draft.unread.append(path)
+            p.draft.warnings.append(about(token, f"not checked: {path}: need root", warning=True))
+            return
         p.refuse(token, f"failed to include file {path}: {error.strerror}")
     text, trouble = decode(data, path)
     if trouble:

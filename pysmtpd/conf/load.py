@@ -21,13 +21,15 @@ class Loaded:
     """What became of a file.
 
     config: None when there are errors.  errors, warnings: in the order of the text; str() is what an operator reads.
-    not_in_effect: what is understood and kept, but not acted on yet, and where it stands."""
+    not_in_effect: what is understood and kept, but not acted on yet, and where it stands.
+    incomplete: an included file could not be read, which root may; the config may name what it does not have."""
 
     def __init__(self, config: Config | None, draft: Draft) -> None:
         self.config = config
         self.errors: list[Diagnostic] = draft.errors
         self.warnings: list[Diagnostic] = draft.warnings
         self.not_in_effect: list[tuple[Position, str]] = draft.not_in_effect
+        self.incomplete = bool(draft.unread)
         self._expectations = draft.expectations
 
     def warned(self, found: Iterable[tuple[Position, str]]) -> None:
@@ -62,13 +64,14 @@ def load(
 
     macros: those of -D, which the file cannot change.  unprivileged_user: the one user of a daemon without root."""
     draft = Draft()
+    draft.unprivileged = bool(unprivileged_user)
     file = open_file(path, source, draft)
     if file is None:
         return Loaded(None, draft)
     parser = Parser(source, macros or {}, draft)
     parser.read(file, grammar.statement)
     classic.finish(parser)
-    if not draft.rules and not draft.errors:
+    if not draft.rules and not draft.errors and not draft.unread:
         draft.errors.append(_whole(path, "no rules, nothing to do",
                                    'every message would be refused; write a match, such as: '
                                    'match for local action "local"'))
@@ -81,7 +84,8 @@ def load(
     if draft.errors:
         _sort(draft.errors)
         return Loaded(None, draft)
-    draft.warnings += lint.unused(draft, parser.used)
+    if not draft.unread:
+        draft.warnings += lint.unused(draft, parser.used)
     _sort(draft.warnings)
     return Loaded(config, draft)
 

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from pysmtpd.base.format import FormatError
 from pysmtpd.base.format import parse as parse_format
-from pysmtpd.conf.diagnostic import Refused, about, closest, did_you_mean, inside, one_of, shown
+from pysmtpd.conf.diagnostic import Diagnostic, Refused, about, closest, did_you_mean, inside, one_of, shown
 from pysmtpd.conf.draft import Draft, Reference
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.lexer import File, Kind, Scanner, Token, scan_macro
@@ -24,6 +24,7 @@ ERRORS_MAX = 50
 _CLASSIC = re.compile(
     r"^[ \t]*(?:accept|reject)[ \t]+(?:\\\n[ \t]*)?"
     r"(?:!|(?:from|for|on|tagged|authenticated|sender|recipient|alias|virtual|deliver|relay)\b)", re.MULTILINE)
+_NO_MACRO = re.compile("macro '.*' not defined")
 _DOLLAR = re.compile(r"\$([A-Za-z0-9_]+)")
 T = TypeVar("T")
 Value = TypeVar("Value")
@@ -92,12 +93,20 @@ class Parser:
                 statement(self)
                 self.end()
         except Refused as refused:
-            self.draft.errors.append(refused.diagnostic)
+            self._record(refused.diagnostic)
             self._skip()
         except NotAgain:
             self._skip()
         if self.token.kind is Kind.NEWLINE:
             self.advance()
+
+    def _record(self, found: Diagnostic) -> None:
+        """An error; but a macro that is not defined may be in a file that could not be read."""
+        if self.draft.unread and _NO_MACRO.match(found.message):
+            message = f"not checked: {found.message} but perhaps in {self.draft.unread[0]}"
+            self.draft.warnings.append(found._replace(message=message, warning=True))
+        else:
+            self.draft.errors.append(found)
 
     def end(self) -> None:
         """The statement must be over."""

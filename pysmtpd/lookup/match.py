@@ -233,4 +233,5 @@ def _bracket_items(items: str) -> str:
 
 
 def _escape_items(items: str) -> str:
-    return re.sub(r"[\\\[\]&~|^]", lambda match: "\\" + match[0], items)
+    escaped = re.sub(r"[\\\[\]&~|^]", lambda match: "\\" + match[0], items)
+    return escaped.replace("--", r"-\-")   # a range that ends with a hyphen, and not yet a difference of sets

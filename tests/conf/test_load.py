@@ -78,6 +78,48 @@ def test_what_only_root_can_check_is_no_error() -> None:
     assert warnings(text, machine) == ["1:9: warning: not checked: /etc/secret: need root"]
 
 
+def test_an_unprivileged_daemon_cannot_read_what_its_user_cannot() -> None:
+    machine = Machine()
+    machine.secret = {"/etc/secret"}
+    machine.put("/etc/secret", "a b")
+    text = "table s file:/etc/secret\naction b mbox alias <s>\nmatch for local action b"
+    (error,) = read(text, machine, unprivileged_user="joe").errors
+    assert str(error).split("\n")[0] == "smtpd.conf:1:9: /etc/secret: Permission denied"
+
+
+UNREAD = """
+include "/etc/mail/secret.conf"
+listen on lo inet4 port $port
+listen on lo filter "f"
+action b mbox alias <s>
+action c relay srs pki p
+match for local action b
+match for any action "x"
+"""
+
+
+def test_an_include_that_only_root_may_read_is_no_error() -> None:
+    machine = Machine()
+    machine.secret = {"/etc/mail/secret.conf"}
+    machine.put("/etc/mail/secret.conf", "port = 25")
+    found = read(UNREAD, machine)
+    assert [str(error) for error in found.errors] == [] and found.incomplete
+    assert [str(warning).split("\n")[0] for warning in found.unchecked] == [
+        "smtpd.conf:2:9: warning: not checked: /etc/mail/secret.conf: need root",
+        "smtpd.conf:3:25: warning: not checked: macro 'port' not defined but perhaps in /etc/mail/secret.conf",
+    ]
+    assert found.unchecked == found.warnings
+    mine = read(UNREAD, machine, unprivileged_user="joe")
+    assert str(mine.errors[0]).startswith("smtpd.conf:2:9: failed to include file /etc/mail/secret.conf: Permission")
+
+
+def test_all_rules_may_be_in_an_include_that_only_root_may_read() -> None:
+    machine = Machine('include "/etc/mail/secret.conf"\n')
+    machine.secret = {"/etc/mail/secret.conf"}
+    machine.put("/etc/mail/secret.conf", "match for any reject")
+    assert load(PATH, machine).errors == []
+
+
 def test_keys_without_root_may_be_ones_own() -> None:
     machine = Machine()
     machine.uid = 1000

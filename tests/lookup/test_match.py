@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pysmtpd.lookup.match import (
@@ -180,6 +180,7 @@ def test_a_pattern_that_does_not_compile_is_told() -> None:
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from("ab[]^-\\(){}|*+?.$:alph<>"), max_size=12))
+@example("[:--]")
 def test_no_pattern_breaks_the_translation(pattern: str) -> None:
     try:
         ere(pattern)
@@ -196,3 +197,8 @@ def test_large_tables_are_not_searched_entry_by_entry() -> None:
     for _ in range(200):
         assert hosts.find("a.b.d19999.example") and networks.find("10.78.31.7")
     assert time.process_time() - start < 0.1
+
+
+def test_a_range_may_end_with_a_hyphen() -> None:
+    index = RegexIndex(["^[+--]$"])
+    assert [char for char in "*+,-." if index.find(char)] == ["+", ",", "-"]
