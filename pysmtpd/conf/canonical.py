@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pysmtpd.base.struct import replace
-from pysmtpd.conf.config import Action, Config, Criterion, Filter, Listener, Position, Rule, Secret
+from pysmtpd.conf.config import Action, Config, Criterion, Filter, Listener, Position, Rule, Secret, Table
 
 TABLE = "<dynamic:"
 CHAIN = "<dynchain:"
@@ -38,8 +38,14 @@ class _Renaming:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.tables = {name: table for name, table in config.tables.items() if not name.startswith(TABLE)}
+        self.tables = {name: self._declared(table) for name, table in config.tables.items()
+                       if not name.startswith(TABLE)}
         self.filters: dict[str, Filter] = {}
+
+    @staticmethod
+    def _declared(table: Table) -> Table:
+        """Which proc a program was named by is not kept, only the program."""
+        return replace(table, backend="proc-exec") if table.backend == "proc" else table
 
     def table(self, name: str) -> str:
         if not name.startswith(TABLE):

@@ -39,6 +39,8 @@ def _outside(p: Parser, name: Token, where: Token) -> Table:
     if colon and not path.startswith("/"):
         p.refuse(where, f"invalid backend parameter for table: {shown(name.text)}",
                  f"what follows {backend}: must be an absolute path, and {shown(path)} is none")
+    if backend in ("proc", "proc-exec"):
+        p.refuse(where, f'a program is named apart from its kind: table {name.text} proc-exec "/path"')
     if backend == "getpwnam" and colon:
         p.refuse(where, "the backend getpwnam takes no path")
     if backend in FILE_BACKENDS and not colon:

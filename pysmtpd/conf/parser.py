@@ -320,14 +320,15 @@ class Parser:
             self.advance()
         return self.token is not first
 
-    def comma(self) -> bool:
+    def comma(self) -> Token | None:
         """What may stand between two entries of braces: a comma, line ends behind it, line ends alone, or nothing."""
         lines = self.new_lines()
         if lines and self.token.is_mark(","):
             self.refuse(self.token, "a comma cannot begin a line", "it follows its entry directly, or is left out")
+        token = self.token
         comma = self.mark(",")
         self.new_lines()
-        return comma
+        return token if comma else None
 
     # errors
 

@@ -6,6 +6,7 @@ default have a comment.
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from pysmtpd.conf.canonical import MASKED, STARS, canonical, declared_first, in_place
@@ -23,6 +24,7 @@ from pysmtpd.conf.config import (
     Rule,
     Secret,
     Table,
+    TableProgram,
     Tls,
 )
 from pysmtpd.conf.diagnostic import printable
@@ -105,11 +107,19 @@ def _setting(line: str, default: bool) -> str:
     return line + _DEFAULT if default else line
 
 
+def _ours(line: str, default: bool) -> str:
+    """Where it is the default a comment only, so that OpenSMTPD takes what is printed."""
+    return f"# {line}" if default else line
+
+
 def _settings(config: Config) -> Iterator[str]:
     usual = Config(hostname=config.hostname)
     yield _setting(f"admd {quoted(config.admd)}", config.admd == config.hostname)
     yield _setting(f"bounce warn-interval {', '.join(time(one) for one in config.warn_intervals)}",
                    config.warn_intervals == usual.warn_intervals)
+    yield _ours(f"log format {config.log_format}", config.log_format == usual.log_format)
+    log = f" {quoted(config.log_file)}" if config.log_file else ""
+    yield _ours(f"log destination {config.log_destination}{log}", config.log_destination == usual.log_destination)
     yield _setting(f"mta max-deferred {config.max_deferred}", config.max_deferred == usual.max_deferred)
     if config.queue_compression:
         yield "queue compression"
@@ -121,8 +131,7 @@ def _settings(config: Config) -> Iterator[str]:
                    config.max_message_size == usual.max_message_size)
     yield _setting(f"smtp sub-addr-delim {quoted(config.sub_addr_delim)}",
                    config.sub_addr_delim == usual.sub_addr_delim)
-    # Ours: as a comment where it is the default, so that OpenSMTPD takes what is printed.
-    yield f"{'# ' if config.smtp_workers == usual.smtp_workers else ''}smtp workers {config.smtp_workers}"
+    yield _ours(f"smtp workers {config.smtp_workers}", config.smtp_workers == usual.smtp_workers)
     if config.srs_key is not None:
         yield f"srs key {secret(config.srs_key)}"
     if config.srs_backup is not None:
@@ -169,7 +178,13 @@ def _changed(limits: MtaLimits, default: MtaLimits) -> Iterator[str]:
 def _tables(config: Config) -> Iterator[str]:
     for table in config.tables.values():
         if not table.name.startswith("<"):
-            yield f"table {bare(table.name)} {_contents(table)}"
+            program = config.table_programs.get(table.name)
+            own = program is not None and table.backend == "proc-exec"
+            yield f"table {bare(table.name)} {_program(program) if own and program else _contents(table)}"
+
+
+def _program(program: TableProgram) -> str:
+    return f"proc-exec {quoted(shlex.join(program.arguments))}{_as_whom(program)}"
 
 
 def _contents(table: Table) -> str:
@@ -195,9 +210,12 @@ def _programs(config: Config) -> Iterator[str]:
 
 
 def _proc(proc: Processor) -> str:
-    options = "".join(f" {word} {quoted(getattr(proc, word))}" for word in ("user", "group", "chroot")
-                      if getattr(proc, word))
-    return f"proc {quoted(proc.name)} {quoted(proc.command)}{options}"
+    return f"proc {quoted(proc.name)} {quoted(proc.command)}{_as_whom(proc)}"
+
+
+def _as_whom(one: Processor | TableProgram) -> str:
+    return "".join(f" {word} {quoted(getattr(one, word))}" for word in ("user", "group", "chroot")
+                   if getattr(one, word))
 
 
 def _filters(config: Config) -> Iterator[str]:

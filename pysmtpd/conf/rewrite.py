@@ -97,12 +97,10 @@ def entries(p: Parser) -> list[Said]:
         if p.token.is_mark("=") or p.token.is_mark("=>"):
             found.append(keyword(p.advance()))
             found.append(kept(p.secret("a value")))
-        p.new_lines()
-        comma = p.mark(",")
-        if comma:
-            found.append(keyword(p.last))
-        p.new_lines()
-        if not comma and p.mark(closing):
+        comma = p.comma()
+        if comma is not None:
+            found.append(keyword(comma))
+        elif p.mark(closing):
             found.append(keyword(p.last) if closing == "}" else mark("}", p.last))
             return found
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pysmtpd.base.struct import Frozen
 from pysmtpd.conf.canonical import builtins, canonical, masked, without_positions
-from pysmtpd.conf.config import Action, Config, Expectation, Filter, Listener, Pki, Processor, Rule, Table
+from pysmtpd.conf.config import Action, Config, Expectation, Filter, Listener, Pki, Processor, Rule, Table, TableProgram
 from pysmtpd.conf.lexer import File, Kind, Scanner
 from pysmtpd.conf.load import load
 from pysmtpd.conf.printer import quoted, size, text, time
@@ -65,7 +65,7 @@ def test_files_that_nobody_wrote(seed: int) -> None:
         printed_again(config)
 
 
-NEVER_IN_A_FILE = {"Config.user", "Config.state_dir", "Config.admd"}
+NEVER_IN_A_FILE = {"TableProgram.built_in", "Config.user", "Config.state_dir", "Config.admd"}
 
 
 def _used(record: Frozen) -> set[str]:
@@ -80,9 +80,10 @@ def test_every_field_is_in_one_of_these_files() -> None:
         config = loaded(path.read_bytes())
         if config is not None:
             parts = [*config.listeners, *config.actions.values(), *config.rules, *config.filters.values(),
-                     *config.processors.values(), *config.pkis.values(), *config.tables.values(), *config.expectations]
+                     *config.processors.values(), *config.pkis.values(), *config.tables.values(), *config.expectations,
+                     *config.table_programs.values()]
             used |= _used(config).union(*map(_used, parts))
-    kinds = (Config, Listener, Action, Rule, Filter, Processor, Pki, Table, Expectation)
+    kinds = (Config, Listener, Action, Rule, Filter, Processor, Pki, Table, Expectation, TableProgram)
     fields = {f"{kind.__name__}.{name}" for kind in kinds for name in kind.__struct_fields__}
     assert fields - used - NEVER_IN_A_FILE == set()
 
