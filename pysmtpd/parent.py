@@ -60,6 +60,7 @@ from pysmtpd.messages import (
 from pysmtpd.privsep import delivery, doors, jail, keyfiles, listen, log, notify, spawn, startup
 from pysmtpd.privsep.delivery import NoForward, Refused
 from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.loop import Loop
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.process import Birth, Process, handles
 from pysmtpd.privsep.programs import NotStarted, Programs
@@ -236,7 +237,7 @@ class Parent(Process):
         self.loop.call_later(keyfiles.LOOK, self._look_at_files)
 
     def _serve(self, conf: Peer) -> NoReturn:
-        self.loop = asyncio.SelectorEventLoop()
+        self.loop = Loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._exception)
         self._log.attach(self.loop.call_soon)

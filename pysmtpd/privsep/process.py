@@ -44,6 +44,7 @@ from pysmtpd.messages import (
 )
 from pysmtpd.privsep import jail
 from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.loop import Loop
 from pysmtpd.privsep.mproc import Peer
 
 PARENT_FD = 3
@@ -325,7 +326,7 @@ class Process:
         jail.enter(root, self.birth.uid, self.birth.gid, threads=self.ME in (Proc.QUEUE, Proc.LKA))
 
     def _loop(self) -> None:
-        self.loop = asyncio.SelectorEventLoop()
+        self.loop = Loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._exception)
         self._log.attach(self.loop.call_soon)

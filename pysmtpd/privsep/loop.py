@@ -1,0 +1,49 @@
+"""The event loop of every process: asyncio's, with a shorter way from a socket to its callback.
+
+asyncio queues what epoll reported, runs it, and asks epoll again before it runs what those callbacks wished to have run
+soon.  Here callbacks of sockets run as they are reported, so that what they queue for the end of the turn (frames for
+other processes, lines of the log) leaves in the same turn: one system call and one round of bookkeeping less each time.
+"""
+
+import asyncio
+import math
+import selectors
+from typing import Any
+
+Events = list[tuple[selectors.SelectorKey, int]]
+
+if hasattr(selectors, "EpollSelector"):
+
+    class Selector(selectors.EpollSelector):
+        """The standard one, with less work for each event."""
+
+        def select(self, timeout: float | None = None) -> Events:
+            # epoll_wait() knows milliseconds; rounded up, for a loop that wakes too early only waits again.
+            wait = -1 if timeout is None else 0 if timeout <= 0 else math.ceil(timeout * 1e3) * 1e-3
+            keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
+            poll = self._selector.poll  # type: ignore[attr-defined]
+            # Whatever is neither plain input nor plain output (an error, a hang-up) is for both to find out.
+            return [(key, (event & ~_OUT and _READ) | (event & ~_IN and _WRITE))
+                    for fd, event in poll(wait, max(len(keys), 1)) if (key := keys.get(fd)) is not None]
+else:
+    Selector = selectors.DefaultSelector  # type: ignore[misc,assignment]
+
+_IN, _OUT = 0x001, 0x004           # EPOLLIN and EPOLLOUT, the same on every Linux
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's loop with direct dispatch."""
+
+    def __init__(self) -> None:
+        super().__init__(Selector())
+
+    def _process_events(self, event_list: Events) -> None:
+        for key, mask in event_list:
+            # What a callback before this one removed is cancelled; a descriptor used anew has another handle.
+            handles: tuple[Any, Any] = key.data
+            reader, writer = handles
+            if mask & _READ and reader is not None and not reader._cancelled:
+                reader._run()
+            if mask & _WRITE and writer is not None and not writer._cancelled:
+                writer._run()
