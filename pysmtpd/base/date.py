@@ -3,6 +3,7 @@
 The local zone is an argument, so that this stays a function of its arguments.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -19,6 +20,7 @@ class Zone(NamedTuple):
 UTC = Zone(0, "UTC")
 
 
+@lru_cache(maxsize=8)              # many messages arrive in one second
 def rfc5322(now: int, zone: Zone = UTC) -> str:
     """The date of a time in seconds since the epoch; the day is not padded, names are English."""
     local = now + zone.offset
