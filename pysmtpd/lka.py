@@ -468,6 +468,8 @@ class Lka(Process):
 
     async def _update(self, message: CtlUpdateTable) -> Message:
         why = await self.reloader.reload(message.table)
+        if not why:
+            self._tell_mechanisms()    # SCRAM depends on what a table holds
         return CtlDone(message.reqid, not why, why)
 
     @handles(TableStarted)

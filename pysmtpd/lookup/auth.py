@@ -182,10 +182,9 @@ class TableBackend(LocalBackend):
 
     async def check(self, user: str, password: str, dialogue: Dialogue) -> bool:
         table = self._tables.get(self._name)
-        if isinstance(table, SlowTable) and Service.AUTH in table.JUDGES:
+        if isinstance(table, SlowTable) and await table.offers(Service.AUTH):
             # The program compares; the key is not put into lower case, because there is a password in it.
-            question = Question("match", Service.AUTH, f"{user}:{password}")
-            return await self._settle(lambda memo: memo.recall(table, question)) is True
+            return await table.answer(Question("match", Service.AUTH, f"{user}:{password}")) is True
         stored = await self._stored(user)
         try:
             right = await self._threads.run(credentials.verify, password, stored if stored is not None else self._last)

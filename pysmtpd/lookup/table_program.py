@@ -141,6 +141,10 @@ class ProgramTable(SlowTable):
                              "has characters that cannot be printed")
         return reply.value
 
+    async def offers(self, service: Service) -> bool:
+        """Whether the program registered this service."""
+        return service in (await self._running()).talk.services
+
     async def update(self) -> None:
         """Have the program read its configuration again.  Raises TableError."""
         try:

@@ -66,6 +66,10 @@ class SlowTable:
         """Its program was not started."""
         raise NotImplementedError
 
+    async def offers(self, service: Service) -> bool:
+        """Whether the back end has a service that not every one has.  Raises TableError."""
+        return False
+
     # for evaluators
 
     def match(self, service: Service, key: str, memo: Memo, delimiter: str) -> bool:

@@ -8,6 +8,7 @@ put before it so that every field begins after one.
 import re
 
 from pysmtpd.base.reply import R552_HEADER, R554_LOOP, Reply
+from pysmtpd.session.masquerade import masquerade
 
 HEADER_MAX = 1024 * 1024
 HOPS_MAX = 100
@@ -20,11 +21,12 @@ _HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n(?![ \t
 class Header:
     """The header of one message on its way."""
 
-    __slots__ = ("_complete", "_done", "_fault", "_held", "_seen")
+    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen")
 
-    def __init__(self, complete: tuple[bytes, bytes] | None) -> None:
+    def __init__(self, complete: tuple[bytes, bytes] | None, masked: bytes = b"") -> None:
         """``complete``: the Date and Message-ID fields to add where they are missing, Bcc is then removed;
-        None leaves the header alone."""
+        None leaves the header alone.  ``masked``: an address that takes the place of those in From."""
+        self._masked = masked
         self._complete = complete
         self._held = bytearray()
         self._seen = 0
@@ -74,6 +76,9 @@ class Header:
         if folded.count(b"\r\nreceived:") >= HOPS_MAX:
             self._fault = R554_LOOP
             return b""
+        if self._masked and _has(folded, b"from"):
+            header = masquerade(data[:end], self._masked)
+            data, folded = header + data[end:], b"\r\n" + header.lower()
         return self._completed(data, folded) if self._complete else data
 
     def _completed(self, data: bytes, folded: bytes) -> bytes:

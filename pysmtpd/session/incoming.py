@@ -11,11 +11,12 @@ class Incoming:
 
     __slots__ = ("_data", "_header", "_tx")
 
-    def __init__(self, tx: Tx, trace: bytes, completion: tuple[bytes, bytes] | None, limit: int) -> None:
-        """``trace`` is our Received field, ``completion`` as in Header, ``limit`` in octets."""
+    def __init__(self, tx: Tx, trace: bytes, completion: tuple[bytes, bytes] | None, limit: int,
+                 masked: bytes = b"") -> None:
+        """``trace`` is our Received field, ``completion`` and ``masked`` as in Header, ``limit`` in octets."""
         self._tx = tx
         self._data = MailData(limit)
-        self._header = Header(completion)
+        self._header = Header(completion, masked)
         tx.write(trace)
 
     @property

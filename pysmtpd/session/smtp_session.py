@@ -405,7 +405,8 @@ class SmtpSession(Authentication):
             protocol=self._protocol(), msgid=tx.msgid, date=date, tls=self._tls_clause(), auth=self._auth_clause(),
             rcpt=str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else "", mask_src=self._listener.mask_src,
         )
-        self._incoming = Incoming(tx, trace, self._completion(date), settings.max_message_size)
+        masked = str(tx.sender).encode() if self._listener.masquerade and self._username else b""
+        self._incoming = Incoming(tx, trace, self._completion(date), settings.max_message_size, masked)
         self._reply(reply.R354_ENTER_MAIL)
 
     def _protocol(self) -> str:

@@ -76,7 +76,7 @@ def b64(data: bytes) -> str:
 def test_a_table_of_credentials(start: Start, port: int, files: Path, authority: trustme.CA, box: Path,
                                 recipient: pwd.struct_passwd) -> None:
     daemon = start(CONFIG.format(where=files, port=port, user=recipient.pw_name,
-                                 listen="tls auth <creds> senders <people> received-auth"))
+                                 listen="tls auth <creds> senders <people> masquerade received-auth"))
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as plain:
         plain.ehlo()
         assert not plain.has_extn("auth")
@@ -98,6 +98,7 @@ def test_a_table_of_credentials(start: Start, port: int, files: Path, authority:
     until(lambda: len(mail.maildir(box)) == 2, "two messages")
     texts = mail.maildir(box)
     assert any(re.search(rb"with ESMTPSA id \w{8} \(TLS[^)]*\) auth=yes user=joe\r?\n", text) for text in texts)
+    assert any(b"\nFrom: <x@joe.example>\n" in text.replace(b"\r", b"") for text in texts)
     assert re.search(r"^\w{16} smtp authentication user=joe result=permfail$", daemon.log, re.MULTILINE)
     daemon.until_logged(r"^\w{16} smtp auth-failed address=127\.0\.0\.1 user=joe mechanism=PLAIN$")
     assert re.search(r"^\w{16} smtp authentication user=ann result=ok$", daemon.log, re.MULTILINE)

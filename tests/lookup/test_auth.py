@@ -189,7 +189,8 @@ def test_who_does_not_exist_is_compared_with_the_last_one(monkeypatch: pytest.Mo
 class Program(SlowTable):
     """A table program with the service auth."""
 
-    JUDGES = frozenset({Service.AUTH})
+    async def offers(self, service: Service) -> bool:
+        return service is Service.AUTH
 
     async def ask(self, question: Question) -> Answer:
         await asyncio.sleep(0)
