@@ -51,6 +51,7 @@ def test_the_configuration_of_the_readme_is_good() -> None:
     machine = Machine(re.sub("^    ", "", block, flags=re.MULTILINE))
     for path in re.findall(r'"(/etc/ssl/[^"]+)"', block):
         machine.put(path, "x")
+    machine.put("/etc/mail/aliases", "root: you\n")
     loaded = load(PATH, machine)
     assert [str(one) for one in loaded.errors + loaded.warnings] == []
     assert loaded.config is not None and len(loaded.config.rules) == 3
