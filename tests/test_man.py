@@ -34,7 +34,9 @@ from pysmtpd.conf.config import Config, Limits, MtaLimits
 from pysmtpd.conf.load import load
 from pysmtpd.conf.migrate import migrate
 from pysmtpd.lookup import trial
-from smtpctl import commands, options
+from pysmtpd.maps.text import parse
+from pysmtpd.tables import sqlite
+from smtpctl import commands, makemap, options
 from tests.conf.machine import PATH, Machine
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +51,7 @@ MACROS = frozenset({
     "Xc", "Xo",
 })
 # Of other systems or packages.
-FOREIGN = frozenset({"services 5", "crypt 3", "newaliases 8", "makemap 8"})
+FOREIGN = frozenset({"services 5", "crypt 3"})
 
 
 def _generator() -> ModuleType:
@@ -304,6 +306,36 @@ def test_each_option_of_sendmail_is_described() -> None:
     lists = re.findall(r"^\.Fl ((?:[A-Za-z] )+[A-Za-z])$", text, re.MULTILINE)
     ignored = {letter for letters in lists for letter in letters.split()}
     assert ignored == {*options.IGNORED, *options.IGNORED_WITH_ARGUMENT, "E", "i"}
+
+
+# table(5), makemap(8), newaliases(8).
+
+LISTS = {"Files": [True, False], "Domains": [True], "Addresses and networks": [True], "Virtual domains": [None, False],
+         "Users": [False], "Credentials": [False, False], "Senders": [False], "Names of addresses": [False],
+         "Relay hosts": [False]}
+
+
+def test_examples_of_files_are_what_the_manual_says() -> None:
+    page = (MAN / "table.5").read_text(encoding="utf-8")
+    kinds: dict[str, list[bool | None]] = {}
+    for title, text in re.findall(r"^\.Ss ([^\n]+)\n(.*?)(?=^\.S[sh] )", page, re.DOTALL | re.MULTILINE):
+        for block in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", text, re.DOTALL | re.MULTILINE):
+            kinds.setdefault(title, []).append(parse(block, "table").is_list)
+    del kinds["SQLite"]
+    wanted = {title: [True if kind is None else kind for kind in found] for title, found in LISTS.items()}
+    assert kinds == wanted             # None: keys in the order in which they are asked
+
+
+def test_each_setting_of_sqlite_is_described() -> None:
+    words = re.findall(r"\b(?:query|fetch)_[a-z]+", (MAN / "table.5").read_text(encoding="utf-8"))
+    assert set(words) == {*sqlite.QUERIES, *sqlite.FETCHES}
+
+
+def test_each_option_of_makemap_and_newaliases_is_described() -> None:
+    assert _options("makemap.8") == set(re.findall(r"\[-([a-zA-Z])", makemap.USAGE))
+    assert _options("newaliases.8") == {"f", "-state-dir"}
+    text = (MAN / "makemap.8").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\.Cm (\w+)", text, re.MULTILINE)) == {*makemap.DB_TYPES, *makemap.TYPES}
 
 
 # All pages.
