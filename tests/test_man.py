@@ -310,9 +310,11 @@ def test_each_option_of_sendmail_is_described() -> None:
 
 # table(5), makemap(8), newaliases(8).
 
-LISTS = {"Files": [True, False], "Domains": [True], "Addresses and networks": [True], "Virtual domains": [None, False],
-         "Users": [False], "Credentials": [False, False], "Senders": [False], "Names of addresses": [False],
-         "Relay hosts": [False]}
+LISTS: dict[str, list[bool | None]] = {
+    "Files": [True, False], "Domains": [True], "Addresses and networks": [True], "Virtual domains": [None, False],
+    "Users": [False], "Credentials": [False, False], "Senders": [False], "Names of addresses": [False],
+    "Relay hosts": [False],
+}
 
 
 def test_examples_of_files_are_what_the_manual_says() -> None:
