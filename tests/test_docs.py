@@ -55,3 +55,9 @@ def test_the_configuration_of_the_readme_is_good() -> None:
     loaded = load(PATH, machine)
     assert [str(one) for one in loaded.errors + loaded.warnings] == []
     assert loaded.config is not None and len(loaded.config.rules) == 3
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGES.md", *sorted((ROOT / "man").iterdir())],
+                         ids=lambda page: page.name)
+def test_no_page_was_left_half_merged(page: Path) -> None:
+    assert re.findall(r"^(?:<{7}|>{7}) .*", page.read_text(encoding="utf-8"), re.MULTILINE) == []
