@@ -15,34 +15,36 @@ from pysmtpd.conf.load import load
 from pysmtpd.conf.printer import quoted, size, text, time
 from pysmtpd.conf.values import delay
 from pysmtpd.conf.values import size as read_size
-from tests.conf import generate, test_generate, test_valid, test_verdicts
+from tests.conf import generate, test_classic, test_generate, test_valid, test_verdicts
 from tests.conf.machine import PATH, Machine
 
 HERE = Path(__file__).parent
 FILES = sorted(path for path in HERE.glob("*/*.conf") if path.parent.name != "invalid")
 
 
-def machine(data: str | bytes) -> Machine:
+def machine(data: str | bytes, folder: str = "") -> Machine:
     """One that has all that the files of these tests speak of."""
+    if folder == "classic":
+        return test_classic.Everything(data)
     found = test_generate.machine("")
     for name, content in {**test_verdicts.FILES, **test_valid.FILES}.items():
-        found.put(name, content)
+        found.put(name, content, mode=0o755 if "/bin/" in name else 0o600)
     found.put(PATH, data)
     return found
 
 
-def loaded(data: str | bytes) -> Config | None:
-    return load(PATH, machine(data)).config
+def loaded(data: str | bytes, folder: str = "") -> Config | None:
+    return load(PATH, machine(data, folder)).config
 
 
 def same(config: Config) -> Config:
     return without_positions(canonical(config))
 
 
-def printed_again(config: Config) -> str:
+def printed_again(config: Config, folder: str = "") -> str:
     """What is printed, after it was seen to read as the same."""
     first = text(config)
-    again = load(PATH, machine(first))
+    again = load(PATH, machine(first, folder))
     assert [str(error) for error in again.errors] == [], first
     assert again.config is not None
     assert same(again.config) == same(config), first
@@ -52,9 +54,10 @@ def printed_again(config: Config) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_files_of_the_tests(path: Path) -> None:
-    config = loaded(path.read_bytes())
+    config = loaded(path.read_bytes(), path.parent.name)
     if config is not None:
-        printed_again(config)
+        printed_again(config, path.parent.name)
+    assert config is not None or path.parent.name == "verdicts"
 
 
 @settings(max_examples=150, deadline=None)
