@@ -20,6 +20,7 @@ from pysmtpd.messages import (
     CtlCounted,
     CtlDone,
     CtlEnvelopes,
+    CtlExplain,
     CtlPause,
     CtlQueueShown,
     CtlShowEnvelope,
@@ -285,6 +286,11 @@ class Control(Process):
     def show(self, peer: Peer, message: CtlShowEnvelope | CtlShowMessage) -> None:
         question = self._question(Question(self._clients[peer], message))
         self.ask(question, Proc.QUEUE, _with_reqid(message, question.ours))
+
+    @handles(CtlExplain)
+    def explain(self, peer: Peer, message: CtlExplain) -> None:
+        question = self._question(Question(self._clients[peer], message))
+        self.ask(question, Proc.LKA, _with_reqid(message, question.ours))
 
     @handles(CtlShowQueue)
     def show_queue(self, peer: Peer, message: CtlShowQueue) -> None:

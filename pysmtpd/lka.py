@@ -10,6 +10,7 @@ import os
 import socket
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,15 +26,17 @@ from pysmtpd.base.srs import Srs, is_rewritten
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
-from pysmtpd.imsg import ImsgError, Message
+from pysmtpd.conf.config import Expectation
+from pysmtpd.imsg import CHUNK_MAX, ImsgError, Message
 from pysmtpd.lookup import auth_build, mx, rdns, resolver, senders, services
 from pysmtpd.lookup.auth import Authenticator
 from pysmtpd.lookup.auth_dovecot import DovecotBackend
 from pysmtpd.lookup.auth_system import Children
 from pysmtpd.lookup.build import Means, bad_patterns, build_tables
 from pysmtpd.lookup.expand import Expander, explain
+from pysmtpd.lookup.explain import Explainer, Unexplained
 from pysmtpd.lookup.facts import UNKNOWN
-from pysmtpd.lookup.forward import Forward, Forwards, Includes, Opening, User
+from pysmtpd.lookup.forward import STATES, Forward, Forwards, Includes, User
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
 from pysmtpd.lookup.memo import Memo, Pending
@@ -51,13 +54,14 @@ from pysmtpd.messages import (
     AuthRefused,
     AuthStarted,
     CtlDone,
+    CtlExplain,
+    CtlText,
     CtlUpdateTable,
     ExpandRcpt,
     Fcrdns,
     ForwardMissing,
     ForwardOpen,
     ForwardOpened,
-    ForwardState,
     Found,
     MtaLookedUp,
     MtaLookup,
@@ -86,14 +90,13 @@ NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-
 NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
 NAMES_MAX = 10_000
 READERS = 4                        # threads that read :include: files
+EXPLAIN_TIMEOUT = 50.0             # seconds; control gives up after 60
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 SRS_HOPS = 3                       # rewritten addresses inside of each other
 DISCARD_PORT = 9
 
-_FORWARD = {ForwardState.NONE: Opening.NONE, ForwardState.TEMPORARY: Opening.TEMPORARY,
-            ForwardState.REFUSED: Opening.REFUSED}
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -261,6 +264,28 @@ class Lka(Process):
         found = self.srs.encode(sender, message.table, self.now()) if self.srs is not None else sender
         return MtaLookedUp(message.reqid, Found.NO if found == sender else Found.YES, str(found))
 
+    @handles(CtlExplain)
+    def explain(self, peer: Peer, ask: CtlExplain) -> None:
+        failed = CtlDone(ask.reqid, False, "it cannot be explained: see the log")
+        self._answer(peer, self._explain(ask), failed)
+
+    async def _explain(self, ask: CtlExplain) -> Message:
+        """The expansion of that recipient, as sessions get it."""
+        client = Expectation(sender=ask.sender, rcpt=ask.rcpt, verdict="", source=ask.source, rdns=ask.rdns,
+                             helo=ask.helo, username=ask.username, tls=ask.tls, tag=ask.tag)
+        try:
+            async with asyncio.timeout(EXPLAIN_TIMEOUT):
+                explainer = Explainer(self.config, self.expander, self.resolver, self.random.shuffle)
+                explained = await explainer.explain(client)
+        except Unexplained as error:
+            return CtlDone(ask.reqid, False, line_of(str(error).encode(), TEXT_MAX))
+        except TimeoutError:
+            return CtlDone(ask.reqid, False, f"look-ups took more than {EXPLAIN_TIMEOUT:g} seconds")
+        data = zlib.compress(msgspec.json.encode(explained))
+        if len(data) > CHUNK_MAX:
+            return CtlDone(ask.reqid, False, "the explanation is too long; ask with -f, without the daemon")
+        return CtlText(ask.reqid, data, True)
+
     # .forward, and who users of a userbase are
 
     def _open_forward(self, reqid: int, user: User) -> None:
@@ -274,7 +299,7 @@ class Lka(Process):
     def forward_missing(self, _peer: Peer, message: ForwardMissing) -> None:
         if message.why:
             self.log(f"warn: lka: {message.why}", Level.ERR)
-        self.forwards.missing(message.reqid, Forward(_FORWARD[message.state], b"", message.why))
+        self.forwards.missing(message.reqid, Forward(STATES[message.state], b"", message.why))
 
     @handles(UserAsk)
     def user_ask(self, peer: Peer, message: UserAsk) -> None:

@@ -965,7 +965,7 @@ class CtlShowMessage(Message):
     offset: U64
 
 
-@declare(0xED, QUEUE >> CONTROL, CONTROL >> CLIENT, bulk=True)
+@declare(0xED, QUEUE >> CONTROL, LKA >> CONTROL, CONTROL >> CLIENT, bulk=True)
 class CtlText(Message):
     """A piece of what was asked for; not found: there is no such thing."""
 
@@ -1021,6 +1021,21 @@ class CtlUpdateTable(Message):
 
     reqid: U64
     table: Name
+
+
+@declare(0xF4, CLIENT >> CONTROL, CONTROL >> LKA)
+class CtlExplain(Message):
+    """What would RCPT say, and why?  Answered by CtlText: compressed JSON (zlib) of lookup.explained."""
+
+    reqid: U64
+    sender: Text
+    rcpt: Text
+    source: Name                   # local: this machine
+    rdns: Name                     # empty: look it up
+    helo: Name
+    username: Name                 # empty: not authenticated
+    tls: bool
+    tag: Name
 
 
 AGENTS: dict[Agent, Proc] = {Agent.MDA: MDA, Agent.MTA: MTA}

@@ -325,3 +325,13 @@ def config_show(_connect: Connect, words: list[str]) -> int:
     from smtpctl import config
 
     return config.show(words)
+
+
+@tree.command("explain ...")
+def explain(connect: Connect, words: list[str]) -> int:
+    from smtpctl import explain as explaining
+
+    return explaining.main(connect, words)
+
+
+tree.root.children["explain"].whole = True

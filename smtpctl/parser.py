@@ -55,6 +55,7 @@ class Node:
         self.children: dict[str, Node] = {}
         self.action: Action | None = None
         self.takes_rest = False        # all further words, as they are
+        self.whole = False         # cannot be abbreviated: ours, where OpenSMTPD's abbreviation means another
 
     def step(self, word: str, arguments: list[Any]) -> "Node | None":
         """The node that a word leads to; what a typed argument says is added to arguments."""
@@ -64,7 +65,8 @@ class Node:
             if token in TYPES and (value := TYPES[token](word)) is not None:
                 arguments.append(value)
                 return child
-        found = [child for token, child in self.children.items() if token not in TYPES and token.startswith(word)]
+        found = [child for token, child in self.children.items()
+                 if token not in TYPES and token.startswith(word) and not child.whole]
         return found[0] if len(found) == 1 else None
 
     def possibilities(self) -> list[str]:

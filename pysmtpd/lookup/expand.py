@@ -273,7 +273,7 @@ class Expansion:
                 return Step(children)
         user = split_tag(node.name, self._x.delimiter)[0]
         info = self._user(user, action, memo)
-        node.uid = info.uid
+        node.uid, node.home = info.uid, info.home
         if not self._forwards(node, user, action):
             return self._final(node, user, action, "")
         return self._forward(node, user, info, action, memo)
@@ -379,6 +379,7 @@ class Expansion:
             raise Refusal(TEMPORARY, f"a {node.kind.value} is not allowed in the .forward of root")
         user = node.owner or self._x.only_user or ALIAS_USER
         self._check_ours(action.user or user, parent.uid if node.owner else None)
+        node.home = parent.home if node.owner else ""
         command = f"|{node.name}" if node.kind is Kind.COMMAND else node.name
         return Step(envelope=self._envelope_of(node, action, Agent.MDA, user, command))
 

@@ -14,14 +14,15 @@ UNKNOWN = "<unknown>"              # the name of a client that has none
 class Facts:
     """All texts but ``where`` are in lower case, as tables want their keys."""
 
-    __slots__ = ("authenticated", "dest", "domain", "helo", "hostname", "internal", "literal", "memo", "sender",
-                 "source", "tag", "tls", "username")
+    __slots__ = ("authenticated", "dest", "domain", "envelope", "helo", "hostname", "internal", "literal", "memo",
+                 "sender", "source", "tag", "tls", "username")
 
     def __init__(self, envelope: Envelope, *, tls: bool, local: bool, internal: bool = False,
                  memo: Memo | None = None) -> None:
         """internal: an address that an expansion led to, which counts as this machine's.
         memo: what slow tables answered."""
         self.memo = memo
+        self.envelope = envelope
         flags = envelope.flags
         self.internal = internal or bool(flags & _INTERNAL)
         self.source = LOCAL if local or self.internal else envelope.source.lower()

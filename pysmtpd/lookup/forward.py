@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pysmtpd.lookup.members import BadMember, Kind, Members, parse
 from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
+from pysmtpd.messages import ForwardState
 
 FORWARD_MAX = 4096                 # octets, and one more is too many
 FORWARD_NODES_MAX = 100
@@ -33,6 +34,10 @@ class Opening(enum.Enum):
     FILE = "file"
     TEMPORARY = "temporary"        # nobody can tell now
     REFUSED = "refused"            # it is there, and may not be used
+
+
+STATES = {ForwardState.NONE: Opening.NONE, ForwardState.TEMPORARY: Opening.TEMPORARY,
+          ForwardState.REFUSED: Opening.REFUSED}
 
 
 class User(NamedTuple):

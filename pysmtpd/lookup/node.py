@@ -30,7 +30,7 @@ class Node:
     """One step of an expansion."""
 
     __slots__ = ("action", "address", "children", "decision", "depth", "direct", "envelope", "error", "forwarded",
-                 "kind", "name", "note", "origin", "parent", "rule", "same", "uid")
+                 "home", "kind", "name", "note", "origin", "parent", "rule", "same", "uid")
 
     def __init__(self, kind: Kind, name: str, address: MailAddr, parent: "Node | None", *, direct: bool = False,
                  origin: Origin | None = None) -> None:
@@ -51,6 +51,7 @@ class Node:
         self.decision: Decision | None = None
         self.envelope: Envelope | None = None
         self.uid: int | None = None    # of a user that exists
+        self.home = ""
         self.forwarded = False         # its .forward was asked for
         self.error = ""
         self.note = ""

@@ -45,7 +45,7 @@ def _run(config: Config, ruleset: Ruleset, one: Expectation) -> Result:
         if path is None:
             return Result(False, f"no client can give the address <{text}>", [])
     sender, rcpt = (path[0] for path in addresses if path is not None)
-    envelope = _envelope(config, one, sender, rcpt)
+    envelope = envelope_of(config, one, sender, rcpt)
     local = one.source == LOCAL
     try:
         decision = ruleset.evaluate(Facts(envelope, tls=one.tls, local=local))
@@ -71,7 +71,7 @@ def _verdict(config: Config, decision: Decision, envelope: Envelope) -> tuple[st
     return "tempfail" if reply.startswith("4") else "reject", reply
 
 
-def _envelope(config: Config, one: Expectation, sender: MailAddr, rcpt: MailAddr) -> Envelope:
+def envelope_of(config: Config, one: Expectation, sender: MailAddr, rcpt: MailAddr) -> Envelope:
     """As a session would ask: from the socket the client has our name, from elsewhere perhaps none."""
     hostname = one.rdns or (config.hostname if one.source == LOCAL else UNKNOWN)
     flags = int(Flag.AUTHENTICATED) if one.username else 0
@@ -84,17 +84,17 @@ def _envelope(config: Config, one: Expectation, sender: MailAddr, rcpt: MailAddr
 def _notes(config: Config, decision: Decision) -> list[str]:
     """Each rule tried: where it stands, and which criterion did not hold, or what it did."""
     notes = [
-        f"{rule.at}: does not match: {_words(criterion, config.tables)}"
+        f"{rule.at}: does not match: {words(criterion, config.tables)}"
         for rule, criterion in zip(config.rules, decision.failed, strict=False)
     ]
     rule = decision.rule
     return [*notes, f"{rule.at}: matches: {outcome(rule)}" if rule is not None else "no rule matches"]
 
 
-def _words(criterion: Criterion, tables: Mapping[str, Table]) -> str:
+def words(criterion: Criterion, tables: Mapping[str, Table]) -> str:
     """A criterion with the entries of its table, when they stand in the rule."""
-    words, table = describe(criterion), tables.get(criterion.table)
+    text, table = describe(criterion), tables.get(criterion.table)
     if table is None or not table.name.startswith("<dynamic:"):
-        return words
+        return text
     keys = [f'"{key}"' for key in table.keys[:KEYS_SHOWN]] + ["..."] * (len(table.keys) > KEYS_SHOWN)
-    return words.replace(table.name, keys[0] if len(keys) == 1 else f"{{ {', '.join(keys)} }}")
+    return text.replace(table.name, keys[0] if len(keys) == 1 else f"{{ {', '.join(keys)} }}")

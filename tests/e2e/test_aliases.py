@@ -83,3 +83,15 @@ def test_a_forward_file_that_others_can_write_is_refused(
     with pytest.raises(smtplib.SMTPRecipientsRefused, match="524"):
         mail.send(port, "carol@localhost", "refused")
     daemon.until_logged(r"warn: lka: .*/carol/\.forward: insecure file")
+
+
+def test_the_daemon_explains_what_it_does(start: Start, port: int, recipient: pwd.struct_passwd, where: Path,
+                                         box: Path) -> None:
+    userbase(where, box, recipient, "carol")
+    forward(box / "carol", recipient, "\\carol\nrob\n")
+    daemon = start(USERBASE.format(port=port, where=where))
+    told = daemon.smtpctl("explain", "--rcpt", "carol@localhost", "--src", "192.0.2.1", "--rdns", "b.example").stdout
+    assert f"user carol  ({box}/carol/.forward)".encode() in told
+    assert f"maildir {box}/carol/mail".encode() in told and b"no user rob in users" in told
+    refused = daemon.smtpctl("explain", "--rcpt", "rob@localhost", check=False)
+    assert refused.returncode == 1 and b"because: no user rob in users" in refused.stdout

@@ -3,10 +3,12 @@
 import asyncio
 import subprocess
 import sys
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from pysmtpd import lka as lka_module
@@ -24,12 +26,15 @@ from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
 from pysmtpd.lookup import mx, resolver
 from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.expand import Expansion
+from pysmtpd.lookup.explained import Explained
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.members import Kind
 from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.lookup.table import Service
 from pysmtpd.messages import (
     CtlDone,
+    CtlExplain,
+    CtlText,
     CtlUpdateTable,
     ExpandRcpt,
     Fcrdns,
@@ -526,3 +531,20 @@ def test_nothing_is_imported_once_it_runs(server: FakeDns) -> None:
     answers, imported = ended.stdout.splitlines()
     assert answers == "OK OK TEMPFAIL PERMFAIL PERMFAIL PERMFAIL PASS"
     assert imported == ""
+
+
+def test_an_explanation_is_the_expansion_of_a_session(server: FakeDns) -> None:
+    async def work(process: Lka, log: Lines) -> None:
+        peer: Any = Asker(Proc.CONTROL)
+        process.explain(peer, CtlExplain(1, "a@b.example", "root@localhost", "192.0.2.1", "b.test", "", "", False, ""))
+        process.explain(peer, CtlExplain(2, "", "x@far.example", "192.0.2.1", "", "", "", False, ""))
+        process.explain(peer, CtlExplain(3, "", "a b@c", "local", "", "", "", False, ""))
+        answers = {answer.reqid: answer for answer in await peer.wait(3)}
+        told = {reqid: msgspec.json.decode(zlib.decompress(answer.chunk), type=Explained)
+                for reqid, answer in answers.items() if isinstance(answer, CtlText)}
+        assert told[1].tree.children[0].delivery is not None and told[1].tree.children[0].delivery.user == "root"
+        assert told[2].reply == "550 Invalid recipient: <x@far.example>" and told[2].client == "192.0.2.1 (<unknown>)"
+        assert answers[3] == CtlDone(3, False, "no client can give the address <a b@c>")
+        assert log.lines == []
+
+    with_lka(server, work)

@@ -64,7 +64,7 @@ def test_possibilities_are_whole_lines() -> None:
 
 def test_the_first_words_in_opensmtpds_order() -> None:
     words = "discover pause resume show log monitor profile remove schedule trace unprofile untrace update encrypt spf"
-    assert lost("") == ["possibilities are:", *words.split(), "config"]
+    assert lost("") == ["possibilities are:", *words.split(), "config", "explain"]
     assert lost("nonsense") == lost("s") == lost("")
 
 

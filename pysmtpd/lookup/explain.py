@@ -1,0 +1,246 @@
+"""Explains a recipient: the expansion that RCPT would start, with what its nodes remember, and where each leads.
+
+Nothing is decided here.  Rules, tables, .forward files and the DNS are asked by the code that serves sessions.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pysmtpd.base.envelope import Agent, Envelope
+from pysmtpd.base.format import COMMAND, PATH, ExpandError, Values
+from pysmtpd.base.format import expand as fill
+from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.paths import MAIL_DIRECTORY
+from pysmtpd.base.struct import replace
+from pysmtpd.base.text import is_clean
+from pysmtpd.conf.config import Action, Config, Criterion, Expectation, Method
+from pysmtpd.lookup import mx, rdns
+from pysmtpd.lookup.expand import Expander
+from pysmtpd.lookup.explained import Delivery, Explained, Part, Tried
+from pysmtpd.lookup.facts import LOCAL, Facts
+from pysmtpd.lookup.members import Kind
+from pysmtpd.lookup.memo import Memo, Pending
+from pysmtpd.lookup.node import Expanded, Node
+from pysmtpd.lookup.ruleset import outcome
+from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.trial import envelope_of, words
+from pysmtpd.lookup.userinfo import GETPWNAM, userinfo
+from pysmtpd.session.path import parse_path
+
+ACCEPTED = "250 2.1.5 Destination address valid: Recipient ok"
+CHILDREN_MAX = 200                 # shown of one node
+HOSTS_MAX = 10                     # shown of one relay
+ROUTES_MAX = 20                    # relays whose hosts are looked up
+
+_HOST = re.compile(r"(?:([a-z+]+)://)?(?:[^@/]*@)?(\[[^\]]*\]|[^:/]+)", re.IGNORECASE)
+
+
+class Unexplained(Exception):
+    """The question cannot be asked: why."""
+
+
+class Explainer:
+    """Answers under one configuration."""
+
+    def __init__(self, config: Config, expander: Expander, dns: Any, shuffle: Callable[[list[Any]], None]) -> None:
+        """dns: a resolver."""
+        self._config = config
+        self._x = expander
+        self._dns = dns
+        self._shuffle = shuffle
+        self._routes: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    async def explain(self, ask: Expectation) -> Explained:
+        """ask: the client, as a test in smtpd.conf describes one.  Raises Unexplained."""
+        sender, rcpt = self._address(ask.sender, null=True), self._address(ask.rcpt, null=False)
+        if ask.source != LOCAL and not ask.rdns:
+            name = await rdns.client_name(self._dns, ask.source)
+            ask = replace(ask, rdns=name.hostname)
+        try:
+            envelope = envelope_of(self._config, ask, sender, rcpt)
+        except ValueError as error:
+            raise Unexplained(str(error)) from None
+        local = ask.source == LOCAL
+        expanded = await _settled(self._x.expansion(envelope, tls=ask.tls, local=local).run)
+        facts = Facts(replace(envelope, dest=expanded.root.address), tls=ask.tls, local=local)
+        tree = await self._part(expanded.root, facts)
+        return Explained(client=_client(ask), sender=str(sender), rcpt=str(rcpt), accepted=not expanded.reply,
+                         reply=_reply(expanded, rcpt), why=expanded.why, problems=expanded.problems, tree=tree)
+
+    def _address(self, text: str, *, null: bool) -> MailAddr:
+        path = parse_path(f"<{text}>", self._config.hostname)
+        if path is None or (path[0].is_null and not null):
+            raise Unexplained(f"no client can give the address <{text}>")
+        return path[0]
+
+    async def _part(self, node: Node, facts: Facts) -> Part:
+        rules: tuple[Tried, ...] = ()
+        if node.decision is not None:
+            internal = node.parent is not None
+            rules = self._rules(node, facts if not internal else self._facts_of(node, facts))
+        children = [await self._part(child, facts) for child in node.children[:CHILDREN_MAX]]
+        notes = [node.note] if node.note else []
+        if len(node.children) > CHILDREN_MAX:
+            notes.append(f"and {len(node.children) - CHILDREN_MAX} more members")
+        name = f"<{node.address}>" if node.kind is Kind.ADDRESS else node.name
+        delivery = await self._delivery(node, node.envelope) if node.envelope is not None else None
+        return Part(kind=node.kind.value, name=name, origin=self._origin(node), rules=rules, notes=tuple(notes),
+                    refused=node.error, delivery=delivery, children=tuple(children))
+
+    def _facts_of(self, node: Node, facts: Facts) -> Facts:
+        return Facts(replace(facts.envelope, dest=node.address), tls=facts.tls, local=facts.source == LOCAL,
+                     internal=True)
+
+    def _rules(self, node: Node, facts: Facts) -> tuple[Tried, ...]:
+        decision = node.decision
+        assert decision is not None
+        tried = [
+            Tried(at=str(rule.at), matched=False,
+                  text=f"{words(criterion, self._config.tables)}{_compared(criterion, facts)}")
+            for rule, criterion in zip(self._config.rules, decision.failed, strict=False)
+        ]
+        if decision.rule is not None:
+            tried.append(Tried(at=str(decision.rule.at), matched=True, text=outcome(decision.rule)))
+        return tuple(tried)
+
+    def _origin(self, node: Node) -> str:
+        origin = node.origin
+        if origin is None:
+            return ""
+        if not origin.table:
+            return origin.path
+        where = getattr(self._x.tables.get(origin.table), "where", None)
+        at = where(origin.key) if where is not None else ""
+        text = f'"{origin.key}" in table {origin.table}' + (f", {at}" if at else "")
+        return f"{origin.path}, from {text}" if origin.path else text
+
+    # where a delivery leads
+
+    async def _delivery(self, node: Node, envelope: Envelope) -> Delivery:
+        action = self._x.actions[envelope.action]
+        if envelope.agent is Agent.MTA:
+            where = await self._route(action, envelope.dest)
+        else:
+            where = (await self._mailbox(node, envelope, action),)
+        return Delivery(agent=envelope.agent.name.lower(), action=action.name, user=action.user or envelope.user,
+                        dest=str(envelope.dest), where=where)
+
+    async def _mailbox(self, node: Node, envelope: Envelope, action: Action) -> str:
+        home = await self._home(node, action)
+        own = not action.user or action.user == envelope.user
+        values = Values(envelope.sender, envelope.rcpt, envelope.dest, envelope.user, home if own else None,
+                        self._x.delimiter)
+        command = envelope.command
+        try:
+            if command.startswith("|"):
+                return f"command {fill(command[1:], values, COMMAND)}"
+            if command:
+                return f"file {fill(command, values, PATH)}"
+            match action.method:
+                case Method.MBOX:
+                    return f"mbox {MAIL_DIRECTORY}/{action.user or envelope.user}"
+                case Method.MAILDIR:
+                    return f"maildir {fill(action.argument, values, PATH) or f'{home}/Maildir'}"
+                case Method.MDA:
+                    return f"command {fill(action.argument, values, COMMAND)}"
+            return f"{action.method.value} {fill(action.argument, values, PATH)}"
+        except ExpandError as error:
+            return f"{action.method.value} {action.argument}: {error}"
+
+    async def _home(self, node: Node, action: Action) -> str:
+        """That of the user whom the delivery runs as."""
+        if not action.user:
+            return node.home
+
+        def look_up(memo: Memo) -> str:
+            value = self._x.tables.lookup(GETPWNAM, Service.USERINFO, action.user, memo)
+            return userinfo(value, GETPWNAM, action.user).home if value is not None else ""
+
+        try:
+            return str(await _settled(look_up))
+        except TableError:
+            return ""
+
+    async def _route(self, action: Action, dest: MailAddr) -> tuple[str, ...]:
+        """The hosts a relay would try, in the order of their preference."""
+        try:
+            url = await _settled(lambda memo: self._url(action, dest, memo))
+        except TableError as error:
+            return (f"temporary failure: {error}",)
+        if url is None:
+            return (f"table {action.host or action.domain} has no relay for {dest.domain}",)
+        key = (url, "" if url else dest.domain.lower())
+        found = self._routes.get(key)
+        if found is None:
+            if len(self._routes) >= ROUTES_MAX:
+                return (f"{url or f'MX of {dest.domain}'}, not looked up here",)
+            found = self._routes[key] = await self._hosts(action, url, dest.domain)
+        return found
+
+    def _url(self, action: Action, dest: MailAddr, memo: Memo) -> str | None:
+        """The relay, empty for MX, None when the table has none."""
+        if action.host:
+            return self._x.tables.fetch(action.host, Service.RELAYHOST, memo)
+        if action.domain:
+            return self._x.tables.lookup(action.domain, Service.RELAYHOST, dest.domain, memo)
+        return ""
+
+    async def _hosts(self, action: Action, url: str, domain: str) -> tuple[str, ...]:
+        match = _HOST.match(url) if url else None
+        scheme = (match[1] or "smtp").lower() if match is not None else "smtp"
+        if match is not None:
+            found = await mx.resolve_host(self._dns, match[2], self._shuffle)
+        else:
+            found = await mx.resolve_domain(self._dns, domain, self._shuffle)
+        head = f"relay {url}" if url else f"MX of {domain}"
+        policy = _tls(scheme, action)
+        if not found.hosts:
+            return (f"{head}, {policy}: {found.text}",)
+        shown = [f"{host.preference} {host.name} [{host.address}]" if not url else f"{host.name} [{host.address}]"
+                 for host in found.hosts[:HOSTS_MAX]]
+        more = [f"and {len(found.hosts) - HOSTS_MAX} more"] if len(found.hosts) > HOSTS_MAX else []
+        return (f"{head}, {policy}", *shown, *more)
+
+
+async def _settled(step: Callable[[Memo], Any]) -> Any:
+    memo = Memo()
+    try:
+        return memo.run(step)
+    except Pending as pending:
+        return await memo.settle(step, pending)
+
+
+def _client(ask: Expectation) -> str:
+    parts = ["this machine" if ask.source == LOCAL else f"{ask.source} ({ask.rdns or 'no name'})"]
+    parts += [f"HELO {ask.helo}"] * bool(ask.helo) + [f"authenticated as {ask.username}"] * bool(ask.username)
+    return ", ".join(parts + ["TLS"] * ask.tls + [f"tag {ask.tag}"] * bool(ask.tag))
+
+
+def _reply(expanded: Expanded, rcpt: MailAddr) -> str:
+    if not expanded.reply:
+        return ACCEPTED
+    return expanded.reply if expanded.whole else f"{expanded.reply}: <{rcpt}>"
+
+
+_FACTS = {"tag": "tag", "from": "source", "from-rdns": "hostname", "for": "domain", "helo": "helo",
+          "mail-from": "sender", "rcpt-to": "dest", "auth": "username"}
+
+
+def _compared(criterion: Criterion, facts: Facts) -> str:
+    """What a criterion was compared with."""
+    if criterion.kind == "auth" and not facts.authenticated:
+        return ", and the client is not authenticated"
+    if criterion.kind == "tls" or not criterion.table:
+        return ""
+    value = getattr(facts, _FACTS[criterion.kind])
+    return f", and it is {value}" if value and is_clean(value) else ", and there is none"
+
+
+def _tls(scheme: str, action: Action) -> str:
+    if scheme in ("smtp+notls", "lmtp"):
+        return "no TLS"
+    verified = "not verified" if action.tls == "no-verify" else "verified"
+    if scheme == "smtps":
+        return f"TLS from the start, {verified}"
+    return f"TLS required, {verified}" if action.tls or scheme == "smtp+tls" else "TLS when it is offered"
