@@ -9,9 +9,11 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from pysmtpd.conf.config import Criterion, Rule
+from pysmtpd.lookup.domains import DomainTables
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
 from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.table_slow import SlowTable
+from pysmtpd.lookup.table_static import StaticTable
 
 Test = Callable[[Facts], bool]
 
@@ -77,6 +79,31 @@ class Ruleset:
         self._tests: list[Test] = []
         self._numbers: dict[tuple[str, str, bool, bool], int] = {}
         self._steps = [(rule, [self._step(criterion, tables) for criterion in rule.criteria]) for rule in rules]
+        self._tables = tables
+        self._domains = DomainTables({
+            number: table for (kind, name, regex, _), number in self._numbers.items()
+            if kind == "for" and not regex and isinstance(table := tables.get(name), StaticTable)
+        })
+        self._blank = self._blank_results()
+
+    def _blank_results(self) -> list[bool | None]:
+        """Nothing is known yet, but that a domain is in no table before it was found in one."""
+        results: list[bool | None] = [None] * len(self._tests)
+        for number in self._domains.known:
+            results[number] = False
+        return results
+
+    def _results(self, facts: Facts) -> list[bool | None]:
+        """The results of the tests that are known beforehand."""
+        if self._tables.trace is not None:
+            return [None] * len(self._tests)   # each look-up is to be told
+        if self._domains.refresh():
+            self._blank = self._blank_results()
+        results = self._blank.copy()
+        for name in (facts.domain, facts.literal) if facts.literal else (facts.domain,):
+            for number in self._domains.find(name):
+                results[number] = True
+        return results
 
     def _step(self, criterion: Criterion, tables: Tables) -> Step:
         applies = _applies(criterion) if criterion.negated else None
@@ -92,7 +119,7 @@ class Ruleset:
         """The decision, with its trace.  Raises Pending when a slow table has to be asked first."""
         failed: list[Criterion] = []
         tests = self._tests
-        results: list[bool | None] = [None] * len(tests)
+        results = self._results(facts)
         try:
             for rule, steps in self._steps:
                 for criterion, number, wanted in steps:

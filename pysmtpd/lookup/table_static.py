@@ -1,7 +1,7 @@
 """Static tables: all entries in memory, from smtpd.conf or from a file."""
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pysmtpd.lookup.match import BadPattern, ExactIndex, HostIndex, MailIndex, NetIndex, RegexIndex
 from pysmtpd.lookup.service import Service, TableError
@@ -68,6 +68,11 @@ class StaticTable:
     def install(self, held: Held) -> None:
         """From now on this is the content."""
         self._held = held
+
+    @property
+    def entries(self) -> Mapping[str, str]:
+        """All of them; another object whenever the content is another."""
+        return self._held.values
 
     def match(self, service: Service, key: str) -> bool:
         """Whether an entry matches."""

@@ -1,0 +1,291 @@
+"""Rules and expansion against a model in plain Python: random rules, tables, aliases and addresses."""
+
+import ipaddress
+import re
+import time
+from typing import Any, NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pysmtpd.base.envelope import Agent
+from pysmtpd.conf.config import Action, Criterion, Method, Rule, Shape
+from pysmtpd.lookup.memo import Memo
+from pysmtpd.lookup.ruleset import Ruleset
+from pysmtpd.lookup.table import Tables
+from pysmtpd.lookup.table_file import FileTable
+from pysmtpd.lookup.table_static import StaticTable
+from tests.lookup.made import BUILT_IN, FOR_LOCAL, FROM_ANY, criterion, envelope, expander, facts, rule, static
+
+# --- the model of rules: every comparison in its most obvious form ---------------------------------------
+
+TABLES: dict[str, list[str]] = {
+    "d1": ["example.org", "*.example.org"], "d2": ["far.example", "a*.example"], "d3": ["*"], "d4": [],
+    "d5": ["*.b.example.org", "example.org"],
+    "n1": ["192.0.2.0/24", "::1"], "n2": ["local"], "n3": ["10", "2001:db8::/32", "192.0.2.7"],
+    "m1": ["bob", "@far.example"], "m2": ["bob+x@example.org", "@"], "m3": ["alice@*.example.org", "carol"],
+    "h1": ["client.*"], "s1": ["SUB", "bob"], "r1": ["^b", "example\\.org$"], "r2": ["a.*b", "(broken"],
+    "<anyhost>": ["local", "0.0.0.0/0", "::/0"], "<localhost>": ["local", "127.0.0.1"],
+    "<anydestination>": ["*"], "<localnames>": ["localhost", "example.org"],
+}
+
+
+def host_matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(".+".join(re.escape(piece) for piece in pattern.lower().split("*")), name) is not None
+
+
+def net_matches(entry: str, text: str) -> bool:
+    if entry.lower() == text:
+        return True
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+        network = ipaddress.ip_network("10.0.0.0/8" if entry == "10" else entry)
+    except ValueError:
+        return False
+    return address.version == network.version and address in network
+
+
+def mail_matches(entry: str, address: str) -> bool:
+    user, _, domain = address.rpartition("@")
+    if entry == "@":
+        return address == "@"
+    names = {user, user.split("+")[0]} if "+" in user and user.split("+", 1)[1] else {user.split("+")[0]}
+    if "@" not in entry:
+        return entry in names - {""}
+    wanted, _, pattern = entry.rpartition("@")
+    return (not wanted or wanted in names - {""}) and host_matches(pattern, domain)
+
+
+def regex_matches(entry: str, text: str) -> bool:
+    try:
+        return re.search(entry, text, re.IGNORECASE) is not None
+    except re.error:
+        return False
+
+
+def some(test: Any, one: Criterion, text: str) -> bool:
+    test = regex_matches if one.regex else test
+    return any(test(entry, text) for entry in TABLES[one.table])
+
+
+def holds(one: Criterion, client: dict[str, Any]) -> bool:
+    """Without its negation."""
+    dest = client["rcpt"]
+    match one.kind:
+        case "tag":
+            return some(lambda entry, text: entry.lower() == text, one, client["tag"].lower())
+        case "from":
+            return some(net_matches, one, "local" if client["internal"] else client["source"].lower())
+        case "from-rdns":
+            return some(host_matches, one, client["hostname"].lower())
+        case "for":
+            return some(host_matches, one, dest.rpartition("@")[2].lower())
+        case "helo":
+            return some(host_matches, one, client["helo"].lower())
+        case "auth":
+            return bool(client["authenticated"])
+        case "tls":
+            return bool(client["tls"])
+        case "mail-from":
+            return some(mail_matches, one, client["sender"].lower() or "@")
+    return some(mail_matches, one, dest.lower())
+
+
+def model(rules: list[Rule], client: dict[str, Any]) -> Rule | None:
+    for one in rules:
+        for each in one.criteria:
+            if each.kind == "from-rdns" and client["hostname"] == "<unknown>" and not client["internal"]:
+                break
+            if holds(each, client) is each.negated:
+                break
+        else:
+            return one
+    return None
+
+
+_KINDS: list[tuple[str, str]] = [
+    *(("for", f"d{number}") for number in range(1, 6)), ("for", "<anydestination>"), ("for", "<localnames>"),
+    ("for", "r1"), *(("from", f"n{number}") for number in range(1, 4)), ("from", "<anyhost>"), ("from", "<localhost>"),
+    ("from-rdns", "d1"), ("from-rdns", "d2"), ("helo", "h1"), ("helo", "r2"), ("tag", "s1"), ("auth", ""), ("tls", ""),
+    *((kind, f"m{number}") for kind in ("mail-from", "rcpt-to") for number in range(1, 4)), ("mail-from", "r1"),
+    ("rcpt-to", "r2"),
+]
+_CRITERION = st.builds(
+    lambda which, negated: criterion(which[0], which[1], regex=which[1].startswith("r"), negated=negated),
+    st.sampled_from(_KINDS), st.booleans())
+_RULES = st.lists(st.lists(_CRITERION, min_size=1, max_size=3), min_size=1, max_size=5).map(
+    lambda rules: [rule(*criteria, action=f"a{number}", line=number) for number, criteria in enumerate(rules)])
+_NAME = st.sampled_from(["example.org", "a.example.org", "a.b.example.org", "far.example", "abc.example", "localhost",
+                         "EXAMPLE.ORG", "client.example"])
+_USER = st.sampled_from(["bob", "Bob+x", "bob+", "alice", "carol+y", "rob"])
+_ADDRESS = st.tuples(_USER, _NAME).map("@".join)
+_CLIENT = st.fixed_dictionaries({
+    "rcpt": _ADDRESS, "sender": st.one_of(st.just(""), _ADDRESS),
+    "source": st.sampled_from(["192.0.2.7", "192.0.2.200", "10.1.2.3", "[2001:db8::5]", "[::1]", "127.0.0.1"]),
+    "hostname": st.one_of(st.just("<unknown>"), _NAME), "helo": _NAME, "tag": st.sampled_from(["", "sub", "other"]),
+    "authenticated": st.booleans(), "tls": st.booleans(), "internal": st.just(False),
+})
+
+
+@settings(max_examples=150, deadline=None)
+@given(_RULES, _CLIENT)
+def test_the_rules_do_what_the_model_does(rules: list[Rule], client: dict[str, Any]) -> None:
+    tables = Tables([static(name, *keys) for name, keys in TABLES.items()])
+    decision = Ruleset(rules, tables).evaluate(facts(**client))
+    assert decision.error == ""
+    assert decision.rule == model(rules, client)
+    # Traced, every look-up is made one by one.
+    tables.trace = lambda _line: None
+    assert Ruleset(rules, tables).evaluate(facts(**client)) == decision
+
+
+# --- the model of expansion ------------------------------------------------------------------------------
+
+USERS = ["bob", "carol", "dave"]
+
+
+class End(NamedTuple):
+    agent: Agent
+    user: str
+    command: str
+    dest: str
+
+
+def expansion(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[set[End], str]:
+    """Deliveries, or the code of the reply, by walking the graph of names."""
+    ends: set[End] = set()
+    codes: list[str] = []
+    seen: set[tuple[str, ...]] = set()
+    level: list[tuple[str, str, str, int]] = [("address", rcpt, "", 0)]
+    while level:
+        following: list[tuple[str, str, str, int]] = []
+        for item, dest, above, depth in level:
+            known = (item, dest.lower() if item == "address" else dest, "same" if item == above else "",
+                     "" if depth else "root")
+            if known in seen:
+                continue
+            seen.add(known)
+            if depth >= 10:
+                codes.append("524")
+                continue
+            if item == "address":
+                user, _, domain = dest.rpartition("@")
+                if domain.lower() == "far.example":
+                    if depth == 0:
+                        codes.append("550")
+                    else:
+                        ends.add(End(Agent.MTA, "", "", dest))
+                elif virtual:
+                    found = in_table(aliases, [f"{user}@{domain}".lower(), user.lower(), f"@{domain}".lower(), "@"])
+                    if found is None:
+                        codes.append("524")
+                    following += [(each, dest, "", depth + 1) for each in found or []]
+                else:
+                    following.append((user.lower(), dest, "", depth + 1))
+                continue
+            if item.startswith(("|", "/")):
+                ends.add(End(Agent.MDA, "nobody", item, dest))
+                continue
+            if item.startswith("error:"):
+                return set(), item[6:9]
+            if "@" in item:
+                following.append(("address", item, "", depth))
+                continue
+            if " " in item:
+                codes.append("424")
+                continue
+            name, direct = item.removeprefix("\\"), item.startswith("\\")
+            keys = [f"{name}@", name] if virtual else [name]
+            found = None if direct or name == above else in_table(aliases, keys)
+            if found is not None:
+                following += [(each, dest, name, depth + 1) for each in found]
+            elif name in USERS:
+                ends.add(End(Agent.MDA, name, "", dest))
+            else:
+                codes.append("550")
+        level = following
+    return (ends, "") if ends else (set(), codes[0] if codes else "524")
+
+
+def in_table(aliases: dict[str, list[str]], keys: list[str]) -> list[str] | None:
+    return next((aliases[key] for key in keys if key in aliases), None)
+
+
+_MEMBER = st.sampled_from([*USERS, "list", "team", "rob", "\\bob", "\\rob", "list@localhost", "bob@localhost",
+                           "ann@far.example", "|/bin/x", "/var/box", "b ad", "error:550 No", "error:451 Later"])
+_LIST = st.lists(_MEMBER, min_size=1, max_size=4, unique=True)
+_ALIASES = st.dictionaries(st.sampled_from(["list", "team", "bob", "carol"]), _LIST, max_size=4)
+_VIRTUAL = st.dictionaries(st.sampled_from(["list@localhost", "list", "team", "bob", "@localhost", "@"]), _LIST,
+                           max_size=5)
+_TO = st.sampled_from(["list@localhost", "bob@localhost", "team@localhost", "rob@localhost", "ann@far.example",
+                       "List@localhost"])
+
+
+def _ends(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[set[End], str]:
+    table = StaticTable("aliases")
+    table.fill((key, ", ".join(members)) for key, members in aliases.items())
+    users = StaticTable("users")
+    users.fill((name, f"1000:1000:/home/{name}") for name in USERS)
+    action = Action(name="local", method=Method.MAILDIR, userbase="users", **{"virtual" if virtual else "alias":
+                                                                             "aliases"})
+    expanding = expander(rule(FROM_ANY, FOR_LOCAL, action="local"),
+                         rule(criterion("from", "<localhost>"), criterion("for", "<anydestination>"), action="out"),
+                         actions=(action, Action(name="out", method=Method.RELAY)), tables=(table, users))
+    expanded = expanding.expand(envelope(rcpt, sender=""), tls=False, local=False)
+    ends = [End(each.agent, each.user, each.command, str(each.dest)) for each in expanded.envelopes]
+    assert len(set(ends)) == len(ends)
+    return set(ends), expanded.reply[:3]
+
+
+@settings(max_examples=150, deadline=None)
+@given(_ALIASES, _TO)
+def test_aliases_do_what_the_model_does(aliases: dict[str, list[str]], rcpt: str) -> None:
+    assert _ends(aliases, rcpt, virtual=False) == expansion(aliases, rcpt, virtual=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_VIRTUAL, _TO)
+def test_virtual_users_do_what_the_model_does(virtual: dict[str, list[str]], rcpt: str) -> None:
+    assert _ends(virtual, rcpt, virtual=True) == expansion(virtual, rcpt, virtual=True)
+
+
+# --- speed -----------------------------------------------------------------------------------------------
+
+
+def _best(count: int, bound: float) -> float:
+    """Seconds of processor time for a recipient that the last of so many rules sends to the last of many aliases."""
+    aliases, users = StaticTable("aliases"), static("users", bob="1000:1000:/home/bob")
+    aliases.fill((f"alias{number}", "bob") for number in range(100_000))
+    customers = [static(f"d{number}", f"d{number}.example", f"*.d{number}.example") for number in range(count - 1)]
+    rules = [rule(FROM_ANY, criterion("for", table.name), action="local") for table in customers]
+    action = Action(name="local", method=Method.MAILDIR, alias="aliases", userbase="users")
+    expanding = expander(*rules, rule(FROM_ANY, FOR_LOCAL, action="local"), actions=(action,),
+                         tables=(aliases, users, *customers))
+    asked = envelope("alias99999@localhost")
+    best = 9.0
+    for _ in range(50):
+        start = time.process_time()
+        expanded = expanding.expansion(asked, tls=False, local=False).run(Memo())
+        best = min(best, time.process_time() - start)
+        if best < bound:
+            break
+    assert [each.user for each in expanded.envelopes] == ["bob"]
+    return best
+
+
+def test_a_recipient_costs_little_however_large_the_tables_are() -> None:
+    assert _best(10, 100e-6) < 100e-6
+    assert _best(1000, 1e-3) < 1e-3
+
+
+def test_a_table_of_domains_that_changes_is_read_again(tmp_path: Any) -> None:
+    path = tmp_path / "domains"
+    path.write_text("a.example\n")
+    table = FileTable("domains", str(path), Shape.LIST)
+    table.reload()
+    ruleset = Ruleset([rule(FROM_ANY, criterion("for", "domains"), action="x")], Tables([*BUILT_IN, table]))
+    assert ruleset.evaluate(facts("bob@a.example")).rule is not None
+    path.write_text("*.b.example\n")
+    table.reload()
+    assert ruleset.evaluate(facts("bob@a.example")).rule is None
+    assert ruleset.evaluate(facts("bob@x.y.b.example")).rule is not None
