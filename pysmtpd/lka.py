@@ -26,7 +26,7 @@ from pysmtpd.base.srs import Srs, is_rewritten
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
-from pysmtpd.conf.config import Expectation
+from pysmtpd.conf.config import Expectation, local_keys
 from pysmtpd.imsg import CHUNK_MAX, ImsgError, Message
 from pysmtpd.lookup import auth_build, mx, rdns, resolver, senders, services
 from pysmtpd.lookup.auth import Authenticator
@@ -46,6 +46,7 @@ from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Service, TableError
 from pysmtpd.lookup.table_reload import Reloader
 from pysmtpd.lookup.table_slow import SlowTable
+from pysmtpd.lookup.table_static import StaticTable
 from pysmtpd.lookup.userinfo import userinfo
 from pysmtpd.messages import (
     SEALED_MAX,
@@ -83,6 +84,7 @@ from pysmtpd.messages import (
     UserAsk,
     UserTold,
 )
+from pysmtpd.privsep.interfaces import getifaddrs
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 
@@ -91,6 +93,7 @@ NAME_KEPT = 30.0                   # seconds a client's name serves again withou
 NAMES_MAX = 10_000
 READERS = 4                        # threads that read :include: files
 EXPLAIN_TIMEOUT = 50.0             # seconds; control gives up after 60
+ADDRESSES_KEPT = 10.0              # seconds until the machine is asked again which addresses it has
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
@@ -162,6 +165,7 @@ class Lka(Process):
         self._names_version = -1
         self._traced = 0
         self.srs: Srs | None = None
+        self._addresses_due = 0.0
 
     def setup(self) -> None:
         self.reloader = Reloader(self.log)
@@ -206,6 +210,7 @@ class Lka(Process):
     def expand_rcpt(self, peer: Peer, message: ExpandRcpt) -> None:
         if self.traces != self._traced:
             self._retrace()
+        self._look_at_addresses()
         step = self.expander.expansion(message.envelope, tls=message.tls, local=message.local).run
         memo = Memo()
         try:
@@ -215,6 +220,22 @@ class Lka(Process):
             self._answer(peer, self._expand_later(peer, message, memo.settle(step, pending)), failed)
             return
         self._send_expanded(peer, message, expanded)
+
+    def _look_at_addresses(self) -> None:
+        """What ``local`` means changes with the machine's addresses."""
+        now = time.monotonic()
+        if now < self._addresses_due:
+            return
+        self._addresses_due = now + ADDRESSES_KEPT
+        try:
+            addresses = [address for _, address in getifaddrs()]
+        except OSError:
+            return
+        for name, keys in local_keys(self.config.hostname, addresses).items():
+            table = self.tables.get(name)
+            if isinstance(table, StaticTable) and table.entries.keys() != set(keys):
+                self.log(f"info: lka: {name} is now {' '.join(keys)}")
+                table.fill((key, "") for key in keys)
 
     async def _expand_later(self, peer: Peer, message: ExpandRcpt, work: Coroutine[Any, Any, Expanded]
                             ) -> RcptExpanded | None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from pysmtpd.base.struct import replace
-from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table
+from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table, local_keys
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
 from pysmtpd.conf.draft import Draft, FileUse
 from pysmtpd.conf.files import Files
-from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST, LOCALHOST, LOCALNAMES
+from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.listeners import Listeners
 from pysmtpd.conf.source import Source
@@ -237,17 +237,10 @@ _DECLARATIONS = {
 
 def builtin_tables(hostname: str, source: Source) -> dict[str, Table]:
     """The tables behind local, any and the system's users."""
-    addresses = []
-    for found in source.interfaces().values():
-        for address in found:
-            bare = address.partition("%")[0]
-            addresses.append(f"[{bare}]" if ":" in bare else bare)
-    names = [name for name in ("localhost", hostname, hostname.partition(".")[0]) if name]
     keys = {
-        LOCALNAMES: (*names, *addresses),
-        LOCALHOST: ("local", *addresses),
+        **local_keys(hostname, [address for found in source.interfaces().values() for address in found]),
         ANYHOST: ("local", "0.0.0.0/0", "::/0"),
         ANYDESTINATION: ("*",),
     }
-    tables = {name: Table(name=name, keys=tuple(dict.fromkeys(found))) for name, found in keys.items()}
+    tables = {name: Table(name=name, keys=found) for name, found in keys.items()}
     return {**tables, GETPWNAM: Table(name=GETPWNAM, backend="getpwnam", shape=Shape.DYNAMIC)}

@@ -6,6 +6,7 @@ Times are whole seconds, sizes octets.
 """
 
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from pysmtpd.base.procs import PROCS, Proc
 from pysmtpd.base.struct import Frozen, Wire
 
+LOCALNAMES, LOCALHOST = "<localnames>", "<localhost>"
 ALIAS_USER = "nobody"              # as whom commands and files of aliases are run and written
 
 
@@ -332,6 +334,14 @@ class Config(Frozen):
     log_file: str = ""
     user: str = ""                          # without root: the one user there is
     state_dir: str = ""                     # without root: where the spool is
+
+
+def local_keys(hostname: str, addresses: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What is in the built-in tables behind ``local``, when these are the addresses of this machine."""
+    bare = [address.partition("%")[0] for address in addresses]
+    texts = [f"[{address}]" if ":" in address else address for address in bare]
+    names = [name for name in ("localhost", hostname, hostname.partition(".")[0]) if name]
+    return {LOCALNAMES: tuple(dict.fromkeys([*names, *texts])), LOCALHOST: tuple(dict.fromkeys(["local", *texts]))}
 
 
 def spool_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pysmtpd.conf.config import Criterion, Rule
+from pysmtpd.conf.config import LOCALHOST, LOCALNAMES, Criterion, Rule
 from pysmtpd.conf.diagnostic import about
 from pysmtpd.conf.draft import Use, either, listing
 from pysmtpd.conf.grammar_reply import refusal, tempfails
@@ -10,9 +10,7 @@ from pysmtpd.conf.grammar_table import table, table_follows
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
 
-LOCALHOST = "<localhost>"
 ANYHOST = "<anyhost>"
-LOCALNAMES = "<localnames>"
 ANYDESTINATION = "<anydestination>"
 # In the order in which they are tested.
 SLOTS = ("tag", "from", "for", "helo", "auth", "tls", "mail-from", "rcpt-to")

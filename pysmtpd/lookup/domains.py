@@ -5,6 +5,7 @@ Only tables in memory whose entries are plain names, ``*.name`` or ``*`` are her
 
 from collections.abc import Iterable, Mapping
 
+from pysmtpd.conf.config import LOCALNAMES
 from pysmtpd.lookup.order import keys_for
 from pysmtpd.lookup.service import Service
 from pysmtpd.lookup.table_file import FileTable
@@ -16,7 +17,8 @@ class DomainTables:
 
     def __init__(self, tables: Mapping[int, StaticTable]) -> None:
         self._tables = tables
-        self._changing = [table for table in tables.values() if isinstance(table, FileTable)]
+        self._changing = [table for table in tables.values()
+                          if isinstance(table, FileTable) or table.name == LOCALNAMES]
         self._read()
 
     def _read(self) -> None:

@@ -165,7 +165,8 @@ class Expansion:
         envelopes = list(self._envelopes.values())
         if not envelopes:
             if self._failed:
-                raise self._failed[0][1]
+                # Nobody is left: what may be mended in time is said before what is final.
+                raise next((one for _, one in self._failed if one.reply.startswith("4")), self._failed[0][1])
             raise Refusal(EXPANSION_PERM, self._loop or "expanded to nothing")
         problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}" for node, _ in self._failed)
         bounces = self._tell_owners(memo) if self._failed else []

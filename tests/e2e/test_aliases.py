@@ -95,3 +95,16 @@ def test_the_daemon_explains_what_it_does(start: Start, port: int, recipient: pw
     assert f"maildir {box}/carol/mail".encode() in told and b"no user rob in users" in told
     refused = daemon.smtpctl("explain", "--rcpt", "rob@localhost", check=False)
     assert refused.returncode == 1 and b"because: no user rob in users" in refused.stdout
+
+
+def test_the_owner_of_a_list_gets_a_report_of_a_bad_member(start: Start, port: int, recipient: pwd.struct_passwd,
+                                                          where: Path, box: Path) -> None:
+    (where / "aliases").write_text(f"all: {recipient.pw_name}, no-such-user-here\nowner-all: {recipient.pw_name}\n",
+                                   encoding="utf-8")
+    daemon = start(CONF.format(port=port, where=where, box=box))
+    mail.send(port, "all@localhost", "listed")
+    until(lambda: len(mail.maildir(box / "maildir")) == 2, "the message and the report")
+    [report] = [text for text in mail.maildir(box / "maildir") if b"multipart/report" in text]
+    assert b"Final-Recipient: rfc822; all@localhost" in report or b"no-such-user-here" in report
+    assert b"To: owner-all@localhost" in report
+    daemon.until_logged(r"member no-such-user-here of <all@localhost>")

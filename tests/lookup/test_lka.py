@@ -1,6 +1,7 @@
 """lka: the process, with peers in memory and a name server on loopback."""
 
 import asyncio
+import math
 import subprocess
 import sys
 import zlib
@@ -144,6 +145,7 @@ def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
     process.config = conf_config.decode(conf_config.encode(conf_config.view(config, Proc.LKA)))
     process.setup()
     process.hosts = HostsFile(Clock(), "/nonexistent")
+    process._addresses_due = math.inf
     return process, log
 
 
@@ -548,3 +550,24 @@ def test_an_explanation_is_the_expansion_of_a_session(server: FakeDns) -> None:
         assert log.lines == []
 
     with_lka(server, work)
+
+
+def test_local_is_what_the_machines_addresses_are_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(peer: Any, process: Lka) -> str:
+        process.expand_rcpt(peer, ExpandRcpt(7, envelope("bob@far.example", source="[2001:db8::7]"), False, False))
+        return str(peer.answers[-1].reply)
+
+    addresses = [("lo", "127.0.0.1")]
+    monkeypatch.setattr(lka_module, "getifaddrs", lambda: addresses)
+    process, log = lka()
+    peer: Any = Asker(Proc.SMTP)
+    assert asked(peer, process) == "550 Invalid recipient"
+    addresses.append(("eth0", "2001:db8::7"))
+    assert asked(peer, process) == "550 Invalid recipient"
+    log.lines.clear()
+    process._addresses_due = 0.0
+    assert asked(peer, process) == ""
+    assert "info: lka: <localhost> is now local 127.0.0.1 [2001:db8::7]" in log.lines
+    addresses.clear()
+    process._addresses_due = 0.0
+    assert asked(peer, process) == "550 Invalid recipient"

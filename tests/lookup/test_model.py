@@ -204,7 +204,7 @@ def expansion(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[
             else:
                 codes.append("550")
         level = following
-    return (ends, "") if ends else (set(), codes[0] if codes else "524")
+    return (ends, "") if ends else (set(), next((code for code in codes if code[0] == "4"), (codes or ["524"])[0]))
 
 
 def in_table(aliases: dict[str, list[str]], keys: list[str]) -> list[str] | None:
@@ -226,8 +226,8 @@ def _ends(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[set[
     table.fill((key, ", ".join(members)) for key, members in aliases.items())
     users = StaticTable("users")
     users.fill((name, f"1000:1000:/home/{name}") for name in USERS)
-    action = Action(name="local", method=Method.MAILDIR, userbase="users", **{"virtual" if virtual else "alias":
-                                                                             "aliases"})
+    action = Action(name="local", method=Method.MAILDIR, userbase="users", alias="" if virtual else "aliases",
+                    virtual="aliases" if virtual else "")
     expanding = expander(rule(FROM_ANY, FOR_LOCAL, action="local"),
                          rule(criterion("from", "<localhost>"), criterion("for", "<anydestination>"), action="out"),
                          actions=(action, Action(name="out", method=Method.RELAY)), tables=(table, users))

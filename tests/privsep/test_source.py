@@ -9,7 +9,8 @@ import pytest
 from pysmtpd.conf.config import Method
 from pysmtpd.conf.load import load
 from pysmtpd.privsep import source as source_module
-from pysmtpd.privsep.source import SystemSource, getifaddrs
+from pysmtpd.privsep.interfaces import getifaddrs
+from pysmtpd.privsep.source import SystemSource
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "smtpd.conf.sample"
 
