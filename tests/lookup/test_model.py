@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysmtpd.base.envelope import Agent
-from pysmtpd.conf.config import Action, Criterion, Method, Rule, Shape
+from pysmtpd.conf.config import Action, Criterion, Method, Rule
 from pysmtpd.lookup.memo import Memo
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Tables
@@ -281,7 +281,7 @@ def test_a_recipient_costs_little_however_large_the_tables_are() -> None:
 def test_a_table_of_domains_that_changes_is_read_again(tmp_path: Any) -> None:
     path = tmp_path / "domains"
     path.write_text("a.example\n")
-    table = FileTable("domains", str(path), Shape.LIST)
+    table = FileTable("domains", str(path))
     table.reload()
     ruleset = Ruleset([rule(FROM_ANY, criterion("for", "domains"), action="x")], Tables([*BUILT_IN, table]))
     assert ruleset.evaluate(facts("bob@a.example")).rule is not None

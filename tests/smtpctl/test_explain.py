@@ -19,6 +19,7 @@ CONF = 'listen on 127.0.0.1 port 2525\naction "local" maildir "{home}/x" alias {
 def test_a_file_is_asked_without_a_daemon(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "smtpd.conf"
     path.write_text(CONF.format(home=tmp_path))
+    column = path.read_text().splitlines()[1].index("{") + 1
     words = ["explain", "--from", "a@b.example", "--rcpt", "all@localhost", "--src", "192.0.2.1", "--rdns", "b.example"]
     assert program.run("smtpctl", [*words, "-f", str(path)]) == 1
     out, err = capfd.readouterr()
@@ -27,7 +28,7 @@ def test_a_file_is_asked_without_a_daemon(tmp_path: Path, capfd: pytest.CaptureF
         "MAIL FROM:<a@b.example> RCPT TO:<all@localhost> from 192.0.2.1 (b.example)",
         "reply: 550 Invalid recipient: <all@localhost>", "because: no user no-such-user-here in <getpwnam>", "",
         "address <all@localhost>", f'  {path}:3:1: matches: action "local"', "  user all",
-        '    user no-such-user-here  ("all" in table <dynamic:0>)',
+        f'    user no-such-user-here  ("all" in table <dynamic:0>, {path}:2:{column})',
         "      refused: no user no-such-user-here in <getpwnam>"]
     assert program.run("smtpctl", [*words, "-j", "-f", str(path)]) == 1
     told = json.loads(capfd.readouterr().out)
