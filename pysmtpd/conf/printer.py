@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from pysmtpd.conf.canonical import MASKED, STARS, canonical, declared_first, in_place
 from pysmtpd.conf.config import (
+    LOCALHOST,
+    LOCALNAMES,
     Action,
     Config,
     Criterion,
@@ -30,7 +32,7 @@ from pysmtpd.conf.config import (
 from pysmtpd.conf.diagnostic import printable
 from pysmtpd.conf.grammar_filter import WITH_TEXT
 from pysmtpd.conf.grammar_limit import KEYWORDS, MTA_KEYWORDS
-from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST, LOCALHOST, LOCALNAMES
+from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST
 from pysmtpd.conf.words import RESERVED
 
 LINE_MAX = 100                     # characters of a table that stands in one line

@@ -4,6 +4,7 @@ import asyncio
 import math
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.members import Kind
 from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.lookup.table import Service
+from pysmtpd.lookup.table_getpwnam import Passwd
 from pysmtpd.messages import (
     CtlDone,
     CtlExplain,
@@ -571,3 +573,30 @@ def test_local_is_what_the_machines_addresses_are_now(monkeypatch: pytest.Monkey
     addresses.clear()
     process._addresses_due = 0.0
     assert asked(peer, process) == "550 Invalid recipient"
+
+
+def test_what_waits_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def slow(_self: Passwd, name: str) -> None:
+        answered.wait(20)
+
+    monkeypatch.setattr(Passwd, "find", slow)
+
+    async def work(process: Lka, _log: Lines) -> None:
+        waiting: Any = Asker(Proc.SMTP)
+        for number in range(1000):
+            process.expand_rcpt(waiting, ExpandRcpt(number, envelope(f"u{number}@localhost"), False, False))
+        await asyncio.sleep(0.05)
+        others: Any = Asker(Proc.SMTP)
+        process.expand_rcpt(others, ExpandRcpt(5000, envelope("bob@far.example"), False, True))
+        assert [answer.reqid for answer in others.answers] == [5000] and waiting.answers == []
+        relay: Any = Asker(Proc.MTA)
+        process.lookup(relay, MtaLookup(5001, "credentials", "secrets", "label"))
+        assert [answer.reqid for answer in relay.answers] == [5001]
+        answered.set()
+        answers = await waiting.wait(1000)
+        assert {answer.reply for answer in answers} == {"550 Invalid recipient"}
+        assert {answer.reqid for answer in answers} == set(range(1000))
+
+    started(work)
