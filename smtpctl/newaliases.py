@@ -7,9 +7,11 @@ checked.  Then a daemon that runs reads them again.
 import os
 import sys
 
+from pysmtpd.maps import cdb
 from smtpctl.client import NOT_RUNNING, Control, ControlError, control_path
 from smtpctl.makemap import Failure, Options, Usage, read_entries, write_map
 
+EMPTY_MAP = b"".join(reversed([*cdb.build(())]))  # as far as its beginning is looked at
 USAGE = "usage: newaliases [-f file] [--state-dir directory]"
 IGNORED_WITH_ARGUMENT = ("-C", "-O", "-o", "-A", "-B", "-F", "-h", "-L", "-N", "-p", "-R", "-r", "-V", "-X")
 
@@ -61,10 +63,17 @@ def _tables(request: Request) -> list[tuple[str, str, str]]:
     Raises Failure."""
     from pysmtpd.base.paths import CONFIG_FILES
     from pysmtpd.conf.load import load
+    from pysmtpd.conf.source import FILE_MAX
     from pysmtpd.privsep.source import SystemSource
 
+    class MapsToCome(SystemSource):
+        """Has every map: those that are missing, or are none, are about to be made."""
+
+        def read(self, path: str, limit: int = FILE_MAX) -> bytes:
+            return EMPTY_MAP[:limit] if path.endswith(".db") else super().read(path, limit)
+
     path = request.config or next((one for one in CONFIG_FILES if os.path.exists(one)), CONFIG_FILES[0])
-    loaded = load(path, SystemSource(), state_dir=request.state_dir)
+    loaded = load(path, MapsToCome(), state_dir=request.state_dir)
     if loaded.config is None:
         raise Failure("\n".join(str(error) for error in loaded.errors))
     config = loaded.config

@@ -12,6 +12,7 @@ from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.listeners import Listeners
 from pysmtpd.conf.source import Source
 from pysmtpd.conf.table_programs import TablePrograms
+from pysmtpd.maps import bdb, cdb
 from pysmtpd.maps.text import LOOK_MAX, look
 
 GETPWNAM = "<getpwnam>"
@@ -144,23 +145,29 @@ class Check:
                 continue
             if table.backend == "file" and (shape := self._look(table, token)) is not None:
                 self._draft.tables[name] = replace(table, shape=shape)
-            elif table.backend == "db" and self._missing(token, table.path):
-                self._error(token, f"invalid configuration file {table.path} for table {name}")
+            elif table.backend == "db":
+                self._map(table, token)
+
+    def _map(self, table: Table, token: Token) -> None:
+        """Whether the file of a table was made by makemap."""
+        try:
+            start = self._source.read(table.path, cdb.HEADER)
+        except PermissionError:
+            self._forbidden(token, table.path)
+            return
+        except OSError as error:
+            self._error(token, f"invalid configuration file {table.path} for table {shown(table.name)}: "
+                               f"{error.strerror}")
+            return
+        if not cdb.begins(start) and bdb.find_reader(start) is None:
+            source = table.path.removesuffix(".db") if table.path.endswith(".db") else "FILE"
+            self._error(token, f"{table.path} is not a file that makemap made",
+                        f"make it with: makemap -o {table.path} {source}")
 
     def _backend(self, table: Table, token: Token) -> bool:
         if table.backend in ("file", "getpwnam", "db"):
             return True
         return TablePrograms(self._draft, self._source, self._user).add(table, token)
-
-    def _missing(self, token: Token, path: str) -> bool:
-        """Whether a file is not there; that it may not be looked at is a warning."""
-        try:
-            self._source.stat(path)
-        except PermissionError:
-            self._forbidden(token, path)
-        except OSError:
-            return True
-        return False
 
     def _look(self, table: Table, token: Token) -> Shape | None:
         try:

@@ -14,7 +14,7 @@ Entry = tuple[bytes, bytes]
 
 SIZE_MAX = (1 << 32) - 1               # octets of a file
 ITEM_MAX = 1024 * 1024                 # octets of a key or value
-_HEADER = 2048
+HEADER = 2048                          # octets
 _MARK = struct.Struct("<12sI")         # and the number of entries
 _MAGIC = b"\npysmtpd-map"
 _PAIR = struct.Struct("<II")
@@ -34,8 +34,8 @@ def build(entries: Iterable[Entry]) -> Iterator[bytes]:
 
     Yields the empty header, records, hash tables and mark, and at last the header.  Raises BadMap when it is too
     large."""
-    yield bytes(_HEADER)
-    at, count = _HEADER, 0
+    yield bytes(HEADER)
+    at, count = HEADER, 0
     buckets: list[list[tuple[int, int]]] = [[] for _ in range(256)]
     for key, value in entries:
         if len(key) > ITEM_MAX or len(value) > ITEM_MAX:
@@ -71,7 +71,16 @@ def _slots(bucket: list[tuple[int, int]]) -> bytes:
 
 def is_ours(start: bytes, end: bytes) -> bool:
     """Whether a file that begins and ends like this was made by build().  end: its last 16 octets."""
-    return len(start) >= _PAIR.size and end[:12] == _MAGIC and _PAIR.unpack_from(start)[0] >= _HEADER
+    return len(start) >= _PAIR.size and end[:12] == _MAGIC and _PAIR.unpack_from(start)[0] >= HEADER
+
+
+def begins(start: bytes) -> bool:
+    """Whether a file that begins with these 2048 octets can be one of build(): its tables follow one another."""
+    if len(start) < HEADER:
+        return False
+    tables = [_PAIR.unpack_from(start, 8 * index) for index in range(256)]
+    ends = [at + 8 * places for at, places in tables]
+    return tables[0][0] >= HEADER and all(end == after[0] for end, after in zip(ends, tables[1:], strict=False))
 
 
 class Cdb:
@@ -80,7 +89,7 @@ class Cdb:
     def __init__(self, read: Read, size: int) -> None:
         self._read = read
         self._size = size
-        header = self._exactly(0, _HEADER)
+        header = self._exactly(0, HEADER)
         mark = self._exactly(size - _MARK.size, _MARK.size)
         if not is_ours(header, mark):
             raise BadMap("is no map of ours")
@@ -108,7 +117,7 @@ class Cdb:
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the order they were written."""
-        at, buffer = _HEADER, b""
+        at, buffer = HEADER, b""
         while at < self._records_end:
             if len(buffer) < 8:
                 buffer = self._exactly(at, min(_SCAN, self._size - at))

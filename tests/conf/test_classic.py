@@ -15,6 +15,7 @@ from pysmtpd.conf.load import Loaded, load
 from pysmtpd.conf.migrate import migrate
 from pysmtpd.conf.source import FILE_MAX, Stat
 from pysmtpd.lookup import reach, trial
+from pysmtpd.maps import cdb
 from tests.conf.dump import dump
 from tests.conf.machine import PATH, Machine
 from tests.conf.test_damage import ODD, judge, words
@@ -29,6 +30,9 @@ FILES = {
 }
 
 
+EMPTY_MAP = b"".join([*cdb.build(())][::-1])
+
+
 class Everything(Machine):
     """Has every file that is asked for: tables by what their name says, and certificates."""
 
@@ -41,6 +45,8 @@ class Everything(Machine):
     def read(self, path: str, limit: int = FILE_MAX) -> bytes:
         if path in self.files:
             return super().read(path, limit)
+        if path.endswith(".db"):
+            return EMPTY_MAP[:limit]
         return b"example.org\n" if "domain" in path or path.endswith(".list") else b"key: value\n"
 
     def stat(self, path: str) -> Stat:

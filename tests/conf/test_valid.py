@@ -23,7 +23,7 @@ FILES: dict[str, str | bytes] = {
     "/etc/mail/addresses": "2001:db8::1\n2001:db8::/32\n[::1]\n",
     "/etc/mail/empty": "",
     "/var/log": "",
-    "/etc/mail/aliases.db": b"\0",
+    "/etc/mail/aliases.db": (Path(__file__).parent.parent / "maps/data/libdb53-hash.db").read_bytes(),
     "/usr/lib/opensmtpd/table-ldap": "",
     "/usr/bin/find-user": "",
     "/usr/bin/ask": "",

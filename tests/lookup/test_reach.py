@@ -221,7 +221,7 @@ def test_where_everybody_must_log_in_nobody_is_a_stranger() -> None:
 
 
 def test_what_cannot_be_asked_is_no_open_relay() -> None:
-    setup = "table down db:/etc/list\naction a relay\n"
+    setup = "table down sqlite:/etc/list\naction a relay\n"
     assert list(open_relays(config("match from any for domain <down> action a", setup))) == []
 
 

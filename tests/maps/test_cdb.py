@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysmtpd.maps import BadMap
-from pysmtpd.maps.cdb import Cdb, build, hash_of
+from pysmtpd.maps.cdb import HEADER, Cdb, begins, build, hash_of
 
 
 def made(entries: dict[bytes, bytes]) -> bytes:
@@ -68,6 +68,13 @@ def test_a_damaged_file_answers_something_or_is_a_bad_map(changes: list[tuple[in
         assert len(list(cdb.entries())) < len(GOOD)
     except BadMap:
         pass
+
+
+@given(st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=40))
+def test_the_beginning_tells_what_it_is(entries: dict[bytes, bytes]) -> None:
+    data = made(entries)
+    assert begins(data[:HEADER]) and not begins(data[: HEADER - 1])
+    assert not begins(b"\xff" * 8 + data[8:HEADER]) and not begins(b"root: bob\n" * 205)
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 10, b"\0" * 4096, GOOD[:-16], GOOD[:100]])

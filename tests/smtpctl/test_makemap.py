@@ -159,7 +159,6 @@ def test_a_locked_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def configuration(tmp_path: Path) -> Path:
     (tmp_path / "a").write_text("root: bob\nx: y\n")
     (tmp_path / "b").write_text("root: carol\n")
-    (tmp_path / "a.db").write_bytes(b"")
     conf = tmp_path / "smtpd.conf"
     conf.write_text(f"table aliases db:{tmp_path}/a.db\ntable more file:{tmp_path}/b\n"
                     'action "local" mbox alias <more>\nmatch for local action "local"\n')
