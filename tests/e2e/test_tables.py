@@ -210,3 +210,16 @@ def test_an_old_binary_program_gets_a_clear_word(start: Start, port: int, progra
     daemon = start(CONFIG.format(port=port, table=f'proc-exec "{program} binary"'))
     daemon.until_logged(r"does not speak the text protocol of OpenSMTPD 7\.6 and later")
     assert reply(port, "one.example") == 451
+
+
+def test_a_binary_program_of_debians_opensmtpd_gets_a_clear_word(start: Start, port: int, where: Path) -> None:
+    """table-passwd of OpenSMTPD-extras 6, which speaks imsg and so ends at our first word."""
+    old = debian.tool("opensmtpd-extras", "usr/libexec/opensmtpd/table-passwd")
+    path = where / "passwd"
+    path.write_text("bob:x:1000:1000::/home/bob\n")
+    copy = where / "table-passwd"
+    shutil.copy(old.path, copy)
+    copy.chmod(0o755)
+    daemon = start(CONFIG.format(port=port, table=f'proc-exec "{copy} {readable(path)}"'))
+    daemon.until_logged(r"its program failed: .*OpenSMTPD (before 7\.6|7\.6 and later).*binary", 30)
+    assert reply(port, "one.example") == 451
