@@ -5,15 +5,17 @@ carries the session's questions to lka and queue.  A session that falls behind c
 not read while it waits for an answer, or while the queue's window for its message is shut.
 """
 
+import contextlib
 import os
 import resource
 import socket
 from collections import deque
 
-from pysmtpd.base import logline
+from pysmtpd.base import logline, reply
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
+from pysmtpd.base.reply import Reply
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import vis
 from pysmtpd.base.trace import Trace
@@ -60,7 +62,10 @@ SPARE_FDS = 16
 NAMES_MAX = 1000                   # names of clients remembered
 NAME_KEEP = 5.0                    # seconds; lka knows how long DNS lets it
 QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
-CHOKED_TIME = 0.01                 # seconds until clients kept waiting by that are looked at again
+CLIENTS_MAX = 32768                # connections, if there are descriptors for so many
+HELD_MAX = 128 * 1024 * 1024       # octets kept for all clients: unanswered commands, unfinished headers, replies
+HELD_LOW = HELD_MAX // 8 * 7       # and down to what, when those who hold most have to go
+TOO_MANY_EVERY = 60.0              # seconds between two lines in the log that say so
 
 # Whom each of our questions goes to, by its route.
 _ASKED: dict[type[Message], Proc] = {
@@ -83,7 +88,7 @@ class Door:
 class Client:
     """One connection: the shell around a session."""
 
-    __slots__ = ("address", "credit", "door", "id", "io", "process", "session", "started")
+    __slots__ = ("address", "credit", "door", "held", "id", "io", "process", "session", "started")
 
     def __init__(self, process: "Smtp", sock: socket.socket, door: Door, session: SmtpSession, sid: int,
                  address: str) -> None:
@@ -93,6 +98,7 @@ class Client:
         self.session = session
         self.id = sid
         self.credit = BODY_WINDOW
+        self.held = 0              # octets, as far as was looked
         self.started = False
         self.io = Io(process, sock, self, SESSION_TIMEOUT)
 
@@ -116,6 +122,9 @@ class Client:
         # for each question would cost more than the question.
         early = not self.session.reading
         self.run(self.session.receive(data, self.process.now()))
+        held = self.session.held + self.io.backlog
+        if held != self.held:
+            self.weigh(held)
         if early or self._shut():
             self.io.pause()
 
@@ -197,6 +206,15 @@ class Client:
         self.run(self.session.answer(message, self.process.now()))
         self.pace()
 
+    def shed(self) -> None:
+        """It holds too much: nothing of it stays, not even replies that it does not take."""
+        if self.io.closed:
+            return
+        waiting = self.io.backlog
+        self.run(self.session.shed(self.process.now()))
+        if waiting:
+            self.io.abort()
+
     def end(self) -> None:
         self.process.forget(self)
         self.io.abort()
@@ -212,8 +230,17 @@ class Client:
         self.credit = min(self.credit + size, BODY_WINDOW)
         self.pace()
 
+    def weigh(self, held: int) -> None:
+        """It holds so many octets now."""
+        self.process.held += held - self.held
+        self.held = held
+        if self.process.held > HELD_MAX:
+            self.process.relieve()
+
     def pace(self) -> None:
         """Read on, unless there is a reason not to."""
+        if self.held or self.io.backlog:
+            self.weigh(self.session.held + self.io.backlog)
         if self._shut():
             self.io.pause()
         elif not self.io.reading and self.session.reading:
@@ -239,7 +266,9 @@ class Smtp(Process):
         self.doors: list[Door] = []
         self.serving = False
         self.clients: dict[int, Client] = {}
+        self.held = 0              # octets, by all of them
         self._choked: dict[int, Client] = {}
+        self._too_many = 0.0       # until when it is known that there are too many
         self._msgids: deque[MsgId] = deque()
         self._asked = False
         self._counter = self.random.getrandbits(32)
@@ -249,7 +278,7 @@ class Smtp(Process):
     @handles(SetupListener)
     def setup_listener(self, peer: Peer, message: SetupListener) -> None:
         sock = self.sockets[message.index] = socket.socket(fileno=peer.claim_fd())
-        if self.serving and "smtp" not in self.paused:
+        if self.serving:
             self._listen_on(message.index, sock)   # an address that was absent until now
 
     @handles(SetupFile)
@@ -289,12 +318,12 @@ class Smtp(Process):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_clients = max(limit - len(os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ())
                                 - SPARE_FDS - 16, 16)
+        self._max_clients = min(self._max_clients, CLIENTS_MAX)
         self._want_msgids()
         if self.server_tls.contexts:
             self._report_daily()
         self.serving = True
-        if "smtp" not in self.paused:
-            self._listen()
+        self._listen()
 
     def _listen(self) -> None:
         for index, sock in self.sockets.items():
@@ -319,23 +348,54 @@ class Smtp(Process):
                 self._unlisten()
                 self.loop.call_later(1.0, self._relisten)
                 return
-            if len(self.clients) >= self._max_clients:
-                self._shed(client)
+            if self._refused(client, door):
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open(client, door, address[0], "smtp.session.inet6" if ":" in address[0] else "smtp.session.inet4")
 
     def _relisten(self) -> None:
-        if "smtp" not in self.paused and not self._leaving:
+        if not self._leaving:
             self._listen()
 
-    def _shed(self, client: socket.socket) -> None:
+    def _refused(self, client: socket.socket, door: Door) -> bool:
+        """Whether a client that has just been accepted has to go again."""
+        if "smtp" in self.paused:
+            self._turn_away(client, door, reply.R421_PAUSED)
+            return True
+        if len(self.clients) < self._max_clients:
+            return False
+        if self._too_many < self.loop.time():
+            self._too_many = self.loop.time() + TOO_MANY_EVERY
+            self.log(logline.SMTP_TOO_MANY.format(count=len(self.clients)), Level.ERR)
+        self._turn_away(client, door, reply.R421_CONNECTIONS)
+        return True
+
+    def _turn_away(self, client: socket.socket, door: Door, text: Reply) -> None:
+        """Say why and close; one that expects a handshake could not read it."""
         client.setblocking(False)
-        try:
-            client.send(b"421 4.3.2 Too many connections\r\n")
-        except OSError:
-            pass
+        if door.listener.tls is not Tls.SMTPS:
+            with contextlib.suppress(OSError):
+                client.send(f"{text}\r\n".encode("ascii"))
         client.close()
+
+    def relieve(self) -> None:
+        """Clients hold more than is good: those who hold most have to go, as many as it takes."""
+        for client in self.clients.values():
+            client.held = 0 if client.io.closed else client.session.held + client.io.backlog
+        self.held = size = sum(client.held for client in self.clients.values())
+        if size <= HELD_MAX:
+            return
+        shed = []
+        for client in sorted(self.clients.values(), key=lambda one: -one.held):
+            if self.held <= HELD_LOW:
+                break
+            self.held -= client.held
+            client.held = 0
+            shed.append(client)
+        self.log(logline.SMTP_OVERLOAD.format(size=size, count=len(shed)), Level.ERR)
+        for client in shed:
+            # From the loop: one of them is in the middle of something.
+            self.loop.call_soon(client.shed)
 
     def _open(self, sock: socket.socket, door: Door, address: str, key: str) -> None:
         self._counter = (self._counter + 1) & 0xFFFFFFFF
@@ -351,6 +411,8 @@ class Smtp(Process):
     def forget(self, client: Client) -> None:
         """A session is over."""
         if self.clients.pop(client.id, None) is not None:
+            self.held -= client.held
+            client.held = 0
             self.stats.add("smtp.session", -1)
             if self._leaving and not self.clients:
                 self.leave()
@@ -358,13 +420,10 @@ class Smtp(Process):
     def wait_for_queue(self, client: Client) -> None:
         """The queue is behind: nothing else may ever happen that makes this client be read again."""
         if not self._choked:
-            self.loop.call_later(CHOKED_TIME, self._unchoke)
+            self.queue.when_room(QUEUE_BACKLOG_MAX, self._unchoke)
         self._choked[client.id] = client
 
     def _unchoke(self) -> None:
-        if self.queue.backlog > QUEUE_BACKLOG_MAX:
-            self.loop.call_later(CHOKED_TIME, self._unchoke)
-            return
         choked, self._choked = self._choked, {}
         for client in choked.values():
             if not client.io.closed:
@@ -455,11 +514,9 @@ class Smtp(Process):
         ok = message.what == "smtp" and message.resume is ("smtp" in self.paused)
         if ok and message.resume:
             self.paused.discard("smtp")
-            self._listen()
             self.log(logline.RESUMED.format(what="smtp"))
         elif ok:
             self.paused.add("smtp")
-            self._unlisten()
             self.log(logline.PAUSED.format(what="smtp"))
         peer.send(CtlDone(message.reqid, ok, ""))
 

@@ -51,6 +51,11 @@ class Other:
         self.fds: list[int] = []
         self.backlog = 0
         self.fd = -1
+        self.room: Callable[[], None] | None = None
+
+    def when_room(self, backlog: int, tell: Callable[[], None]) -> None:
+        assert self.room is None and self.backlog > backlog
+        self.room = tell
 
     def send(self, message: Message, fd: int | None = None) -> None:
         self.sent.append(message)
@@ -119,6 +124,7 @@ class House:
         return heard[0]
 
     def greet(self) -> socket.socket:
+        self.smtp._names.clear()
         client = self.call()
         self.until(lambda: any(isinstance(message, SmtpLookupName) for message in self.lka.sent))
         [ask] = self.lka.take(SmtpLookupName)
@@ -235,6 +241,8 @@ def test_a_queue_that_catches_up_starts_the_reading_again(house: House) -> None:
     house.turn()
     assert not house.queue.take(SmtpMessage)
     house.queue.backlog = 0
+    assert house.queue.room is not None
+    house.queue.room()
     house.until(lambda: any(isinstance(message, SmtpMessage) for message in house.queue.sent))
     assert house.hear(waiting).startswith(b"250 ")
 
@@ -252,6 +260,61 @@ def test_too_many_connections_are_shed_politely(house: House) -> None:
     client = house.call()
     assert house.hear(client) == b"421 4.3.2 Too many connections\r\n"
     assert len(house.smtp.clients) == 1
+
+
+def test_who_holds_most_goes_when_all_hold_too_much(house: House, monkeypatch: pytest.MonkeyPatch,
+                                                    capfd: pytest.CaptureFixture[str]) -> None:
+    """A header without end is kept until it ends: one megabyte for each who sends one."""
+    monkeypatch.setattr("pysmtpd.smtp.HELD_MAX", 500_000)
+    monkeypatch.setattr("pysmtpd.smtp.HELD_LOW", 400_000)
+    sizes = (100_000, 300_000, 50_000)
+    clients = [house.to_data() for _ in sizes]
+
+    def send(client: socket.socket, size: int) -> None:
+        data = b"Subject: " + b"x" * size
+        before = house.smtp.held
+        while data:
+            try:
+                data = data[client.send(data) :]
+            except BlockingIOError:
+                house.turn()
+        house.until(lambda: house.smtp.held >= before + size)
+
+    for client, size in zip(clients, sizes, strict=True):
+        send(client, size)
+    assert len(house.smtp.clients) == 3
+    late = house.to_data()
+    late.send(b"Subject: " + b"y" * 40_000)
+    house.turn()
+    late.send(b"z" * 30_000)
+    house.until(lambda: len(house.smtp.clients) == 3)
+    assert house.hear(clients[1]) == b"421 4.3.2 System busy, try again later\r\n"
+    assert house.hear(clients[1]) == b""
+    assert 210_000 < house.smtp.held < 230_000
+    house.smtp._log.flush()
+    assert "those who hold most hear 421, 1 sessions end" in capfd.readouterr().err
+    for client in (*clients, late):
+        client.close()
+    house.until(lambda: not house.smtp.clients)
+    assert house.smtp.held == 0
+
+
+def test_who_does_not_take_its_replies_is_dropped_when_all_hold_too_much(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pysmtpd.smtp.HELD_MAX", 1000)
+    monkeypatch.setattr("pysmtpd.smtp.HELD_LOW", 500)
+    client = house.greet()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+    def push() -> bool:
+        try:
+            client.send(b"EHLO x\r\n" * 1000)
+        except (BlockingIOError, ConnectionError):
+            pass
+        return not house.smtp.clients
+
+    house.until(push)
+    assert house.smtp.held == 0
 
 
 def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
@@ -294,10 +357,12 @@ def test_paused(house: House) -> None:
     house.smtp.pause(house.control, CtlPause(1, "smtp", False))  # type: ignore[arg-type]
     house.smtp.pause(house.control, CtlPause(2, "smtp", False))  # type: ignore[arg-type]
     house.smtp.submit(house.control, CtlSubmit(3, 1000))  # type: ignore[arg-type]
-    client = house.call()
-    house.turn()
+    before = house.call()
+    assert house.hear(before) == b"421 4.3.2 Service not available, try again later\r\n"
+    assert house.hear(before) == b""
     assert house.smtp.clients == {}
     house.smtp.pause(house.control, CtlPause(4, "smtp", True))  # type: ignore[arg-type]
+    client = house.call()
     house.until(lambda: bool(house.smtp.clients))
     answers = [(one.reqid, one.ok) for one in house.control.sent if isinstance(one, CtlDone)]
     assert answers == [(1, True), (2, False), (3, False), (4, True)]

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from pysmtpd.base.procs import Proc
@@ -51,6 +52,7 @@ class Peer:
         self._fds: deque[int] = deque()
         self._flushing = False
         self._writing = False
+        self._room: tuple[int, Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<Peer {self.proc.value} {self.index}>"
@@ -105,6 +107,10 @@ class Peer:
         if not self._fds:
             raise ImsgError("a frame without its descriptor")
         return self._fds.popleft()
+
+    def when_room(self, backlog: int, tell: Callable[[], None]) -> None:
+        """Call tell() once, from the loop, when the kernel has taken so much that no more than backlog is left."""
+        self._room = (backlog, tell)
 
     def close(self) -> None:
         """Send what is queued if the kernel takes it, and close."""
@@ -210,6 +216,9 @@ class Peer:
             self.backlog = self._carrying = 0
         if self._writing or self._out:
             self._watch(bool(self._out))
+        if self._room is not None and self._loop is not None and self.backlog <= self._room[0]:
+            self._loop.call_soon(self._room[1])
+            self._room = None
 
     def _send_some(self) -> bool:
         """One send of as much as may go in one; False when the kernel took less."""

@@ -93,6 +93,13 @@ class Conversation:
             self._end("tls-accept-failed" if self._shaking else f'"io-error: {vis(text.encode())}"')
         return self._done()
 
+    def shed(self, now: int) -> list[Effect]:
+        """There are too many of its kind."""
+        self._now = now
+        if not self.closed:
+            self._hang_up(None if self._shaking else reply.R421_BUSY, "overload")
+        return self._done()
+
     def shutdown(self, now: int) -> list[Effect]:
         """The daemon stops.  Between commands that is said at once; what is in hand is finished first."""
         self._now = now

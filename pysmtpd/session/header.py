@@ -34,6 +34,11 @@ class Header:
         self._fault: Reply | None = None
 
     @property
+    def held(self) -> int:
+        """Octets of a header whose end has not come."""
+        return len(self._held)
+
+    @property
     def fault(self) -> Reply | None:
         """Why this message is refused."""
         return self._fault

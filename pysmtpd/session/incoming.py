@@ -20,6 +20,11 @@ class Incoming:
         tx.write(trace)
 
     @property
+    def held(self) -> int:
+        """Octets in memory, here and in the transaction."""
+        return self._header.held + self._tx.held
+
+    @property
     def fault(self) -> Reply | None:
         """Why the message is refused, once its end was seen."""
         return self._data.fault or self._header.fault

@@ -134,6 +134,12 @@ class SmtpSession(Authentication):
         self._log_tls(self._tls)
         return self._run()
 
+    @property
+    def held(self) -> int:
+        """Octets of the client's in memory: commands not answered yet, and of a message what has not gone on."""
+        incoming = self._incoming
+        return len(self._lines) if incoming is None else len(self._lines) + incoming.held
+
     # what a conversation needs to know
 
     def _advance(self) -> bool:

@@ -84,6 +84,11 @@ class Tx:
         return data
 
     @property
+    def held(self) -> int:
+        """Octets not yet handed on."""
+        return self._held
+
+    @property
     def fits(self) -> bool:
         """Whether all of it may go to the queue in one frame."""
         sealed = self.sealed

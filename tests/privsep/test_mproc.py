@@ -83,6 +83,21 @@ def test_more_than_the_kernel_takes_at_once(ends: Ends) -> None:
     assert ends.mta_owner.messages[99] == QueueBody(99, chunk, False)
 
 
+def test_room_is_told_of_once_there_is_some(ends: Ends) -> None:
+    body = QueueBody(1, b"x" * 60000, False)
+    for _ in range(200):
+        ends.queue.send(body)
+    until(ends.loop, lambda: len(ends.mta_owner.messages) > 3)
+    for _ in range(200):
+        ends.queue.send(body)
+    told: list[int] = []
+    ends.queue.when_room(1_000_000, lambda: told.append(ends.queue.backlog))
+    assert ends.queue.backlog > 1_000_000
+    until(ends.loop, lambda: len(ends.mta_owner.messages) == 400)
+    assert len(told) == 1
+    assert told[0] <= 1_000_000
+
+
 def test_a_message_off_its_route_is_not_sent(ends: Ends) -> None:
     with pytest.raises(ImsgError, match="SmtpMsgids: not from mta to queue"):
         ends.mta.send(SmtpMsgids(1, 1))
