@@ -106,6 +106,22 @@ def test_a_table_of_credentials(start: Start, port: int, files: Path, authority:
         assert str(secret) not in daemon.log
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_swaks(start: Start, port: int, files: Path, box: Path, recipient: pwd.struct_passwd, mechanism: str) -> None:
+    root = debian.unpack("swaks", "libnet-ssleay-perl")
+    modules = [*root.glob("usr/lib/*/perl5/*"), *root.glob("usr/share/perl5")]
+    environ = {**os.environ, "PERL5LIB": ":".join(map(str, modules))}
+    start(CONFIG.format(where=files, port=port, user=recipient.pw_name, listen="tls-require auth <creds>"))
+    for password, status in (("wrong", 28), ("secret", 0)):
+        done = subprocess.run(
+            ["perl", str(root / "usr/bin/swaks"), "--server", f"127.0.0.1:{port}", "--from", "joe@client.example",
+             "--to", f"{recipient.pw_name}@far.example", "--tls", "--auth", mechanism, "--auth-user", "joe",
+             "--auth-password", password, "--timeout", "20"],
+            env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+    until(lambda: mail.maildir(box), "the message")
+
+
 def test_scram_and_a_certificate(start: Start, port: int, files: Path, authority: trustme.CA, box: Path,
                                  recipient: pwd.struct_passwd) -> None:
     (files / "creds").write_text("user {PLAIN}pencil\nann@example.org {PLAIN}x\n")
