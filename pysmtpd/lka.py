@@ -76,6 +76,8 @@ from pysmtpd.messages import (
     SmtpAuthCancel,
     SmtpAuthResponse,
     SmtpCheckSender,
+    SmtpLookedUp,
+    SmtpLookup,
     SmtpLookupName,
     TableRefused,
     TableStart,
@@ -99,6 +101,7 @@ FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 SRS_HOPS = 3                       # rewritten addresses inside of each other
 DISCARD_PORT = 9
+SMTP_SERVICES = frozenset({"netaddr", "addrname"})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -488,6 +491,26 @@ class Lka(Process):
 
     def lost(self, peer: Peer, reason: str) -> None:
         self.auth_children.lost(peer)
+
+    @handles(SmtpLookup)
+    def lookup_for_smtp(self, peer: Peer, message: SmtpLookup) -> None:
+        # Nothing else: smtp, which a stranger may have taken over, has no business with passwords.
+        if message.service not in SMTP_SERVICES:
+            raise ImsgError(f"no such service: {message.service}")
+
+        def step(memo: Memo) -> Message:
+            try:
+                value = services.look_up(self.tables, message.service, message.table, message.key, memo)
+            except TableError as error:
+                self.log(f"warn: lka: {line_of(str(error).encode(), TEXT_MAX)}", Level.ERR)
+                return SmtpLookedUp(message.reqid, Found.TEMPFAIL, "")
+            return SmtpLookedUp(message.reqid, Found.NO if value is None else Found.YES, value or "")
+
+        memo = Memo()
+        try:
+            peer.send(memo.run(step))
+        except Pending as pending:
+            self._answer(peer, memo.settle(step, pending), SmtpLookedUp(message.reqid, Found.TEMPFAIL, ""))
 
     @handles(SmtpCheckSender)
     def check_sender(self, peer: Peer, message: SmtpCheckSender) -> None:

@@ -192,6 +192,25 @@ class Found(enum.IntEnum):
 Sasl = Annotated[bytes, Meta(max_length=12288)]   # RFC 4954 4
 
 
+@declare(0x25, SMTP >> LKA)
+class SmtpLookup(Message):
+    """Something about an address, from a table that the configuration names."""
+
+    reqid: U64
+    service: Name                  # netaddr
+    table: Name
+    key: Name
+
+
+@declare(0x26, LKA >> SMTP)
+class SmtpLookedUp(Message):
+    """YES: the table has it, and this is its value, if it has one."""
+
+    reqid: U64
+    found: Found
+    value: Name
+
+
 @declare(0x28, SMTP >> LKA)
 class SmtpAuth(Message):
     """An AUTH begins; its credentials are what follows, or already here.  lka answers each of these and each

@@ -10,6 +10,8 @@ import os
 import resource
 import socket
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from pysmtpd.base import logline, reply
 from pysmtpd.base.ids import MsgId
@@ -33,6 +35,7 @@ from pysmtpd.messages import (
     CtlPause,
     CtlSubmit,
     CtlSubmitReady,
+    Found,
     NameLookedUp,
     RcptExpanded,
     RenewFiles,
@@ -40,6 +43,8 @@ from pysmtpd.messages import (
     SetupFile,
     SetupListener,
     SmtpBody,
+    SmtpLookedUp,
+    SmtpLookup,
     SmtpLookupName,
     SmtpMessageCommitted,
     SmtpMessageRollback,
@@ -51,8 +56,9 @@ from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.privsep.server_tls import DAY, ServerTls
 from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo
+from pysmtpd.session.client_limits import CONN_RATE, MAX_CONN_PER_CLIENT, Clients
 from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
-from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
+from pysmtpd.session.smtp_session import LOCAL, SessionSettings, SmtpSession
 
 SESSION_TIMEOUT = 300.0
 CLOSE_TIMEOUT = 30.0               # for the last reply to leave
@@ -65,7 +71,10 @@ QUEUE_BACKLOG_MAX = 8 * 1024 * 1024
 CLIENTS_MAX = 32768                # connections, if there are descriptors for so many
 HELD_MAX = 128 * 1024 * 1024       # octets kept for all clients: unanswered commands, unfinished headers, replies
 HELD_LOW = HELD_MAX // 8 * 7       # and down to what, when those who hold most have to go
+LOOKUPS_MAX = 4096                 # questions about addresses that are out at once
 TOO_MANY_EVERY = 60.0              # seconds between two lines in the log that say so
+
+_LIMITED = {MAX_CONN_PER_CLIENT: reply.R421_CLIENT_CONNECTIONS, CONN_RATE: reply.R421_CLIENT_RATE}
 
 # Whom each of our questions goes to, by its route.
 _ASKED: dict[type[Message], Proc] = {
@@ -88,7 +97,7 @@ class Door:
 class Client:
     """One connection: the shell around a session."""
 
-    __slots__ = ("address", "credit", "door", "held", "id", "io", "process", "session", "started")
+    __slots__ = ("address", "counted", "credit", "door", "held", "id", "io", "process", "session", "started")
 
     def __init__(self, process: "Smtp", sock: socket.socket, door: Door, session: SmtpSession, sid: int,
                  address: str) -> None:
@@ -99,6 +108,7 @@ class Client:
         self.id = sid
         self.credit = BODY_WINDOW
         self.held = 0              # octets, as far as was looked
+        self.counted = False       # among the connections of its address
         self.started = False
         self.io = Io(process, sock, self, SESSION_TIMEOUT)
 
@@ -267,6 +277,8 @@ class Smtp(Process):
         self.serving = False
         self.clients: dict[int, Client] = {}
         self.held = 0              # octets, by all of them
+        self.limits: Clients | None = None     # none are configured
+        self._lookups: dict[int, Callable[[Found], None]] = {}
         self._choked: dict[int, Client] = {}
         self._too_many = 0.0       # until when it is known that there are too many
         self._msgids: deque[MsgId] = deque()
@@ -318,7 +330,10 @@ class Smtp(Process):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_clients = max(limit - len(os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ())
                                 - SPARE_FDS - 16, 16)
-        self._max_clients = min(self._max_clients, CLIENTS_MAX)
+        limits = self.config.client_limits
+        self._max_clients = min(self._max_clients, limits.max_conn or CLIENTS_MAX)
+        if limits.max_conn_per_client or limits.conn_rate.count or limits.auth_fail.count:
+            self.limits = Clients(limits)
         self._want_msgids()
         if self.server_tls.contexts:
             self._report_daily()
@@ -351,7 +366,10 @@ class Smtp(Process):
             if self._refused(client, door):
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._open(client, door, address[0], "smtp.session.inet6" if ":" in address[0] else "smtp.session.inet4")
+            if self.limits is None:
+                self._open(client, door, address[0])
+            else:
+                self._admit(client, door, address[0], self.limits)
 
     def _relisten(self) -> None:
         if not self._leaving:
@@ -367,8 +385,43 @@ class Smtp(Process):
         if self._too_many < self.loop.time():
             self._too_many = self.loop.time() + TOO_MANY_EVERY
             self.log(logline.SMTP_TOO_MANY.format(count=len(self.clients)), Level.ERR)
+        self.stats.add("smtp.limit.max-conn")
         self._turn_away(client, door, reply.R421_CONNECTIONS)
         return True
+
+    def _admit(self, sock: socket.socket, door: Door, address: str, limits: Clients) -> None:
+        """Open a session, unless this client has enough of them."""
+        limit = limits.open(address, self.loop.time())
+        exempt = self.config.client_limits.exempt
+        if not limit:
+            self._open(sock, door, address).counted = True
+        elif not exempt or len(self._lookups) >= LOOKUPS_MAX:
+            self._limit(sock, door, address, limit)
+        else:
+            self._look_up(exempt, address, partial(self._admit_exempt, sock, door, address, limit))
+
+    def _admit_exempt(self, sock: socket.socket, door: Door, address: str, limit: str, found: Found) -> None:
+        if found is Found.YES and not self._leaving:
+            self._open(sock, door, address)
+        else:
+            self._limit(sock, door, address, limit)
+
+    def _limit(self, sock: socket.socket, door: Door, address: str, limit: str) -> None:
+        self.log(logline.SMTP_LIMITED.format(id=self._new_id(), address=logline.address_text(address), limit=limit))
+        self.stats.add(f"smtp.limit.{limit}")
+        self._turn_away(sock, door, _LIMITED[limit])
+
+    def _look_up(self, table: str, address: str, then: Callable[[Found], None]) -> None:
+        """Whether a table has this address."""
+        reqid = self._new_id()
+        self._lookups[reqid] = then
+        self.peer(Proc.LKA).send(SmtpLookup(reqid, "netaddr", table, address))
+
+    @handles(SmtpLookedUp)
+    def looked_up(self, _peer: Peer, message: SmtpLookedUp) -> None:
+        then = self._lookups.pop(message.reqid, None)
+        if then is not None:
+            then(message.found)
 
     def _turn_away(self, client: socket.socket, door: Door, text: Reply) -> None:
         """Say why and close; one that expects a handshake could not read it."""
@@ -397,22 +450,29 @@ class Smtp(Process):
             # From the loop: one of them is in the middle of something.
             self.loop.call_soon(client.shed)
 
-    def _open(self, sock: socket.socket, door: Door, address: str, key: str) -> None:
+    def _new_id(self) -> int:
         self._counter = (self._counter + 1) & 0xFFFFFFFF
-        sid = self._counter << 32 | self.random.getrandbits(32) | 1
+        return self._counter << 32 | self.random.getrandbits(32) | 1
+
+    def _open(self, sock: socket.socket, door: Door, address: str) -> Client:
+        sid = self._new_id()
         session = SmtpSession(door.listener, door.settings, sid, address, self._next_msgid,
-                              random=self.random.getrandbits)
+                              random=self.random.getrandbits, may_log_in=self._may_log_in)
         client = Client(self, sock, door, session, sid, address)
         self.clients[sid] = client
         self.stats.add("smtp.session")
-        self.stats.add(key)
+        self.stats.add("smtp.session.local" if address == LOCAL else
+                       "smtp.session.inet6" if ":" in address else "smtp.session.inet4")
         client.begin()
+        return client
 
     def forget(self, client: Client) -> None:
         """A session is over."""
         if self.clients.pop(client.id, None) is not None:
             self.held -= client.held
             client.held = 0
+            if client.counted and self.limits is not None:
+                self.limits.close(client.address)
             self.stats.add("smtp.session", -1)
             if self._leaving and not self.clients:
                 self.leave()
@@ -465,9 +525,23 @@ class Smtp(Process):
         door = self.doors[message.listener]
         door.settings = door.settings._replace(mechanisms=tuple(message.names))
 
-    def auth_failed(self, _address: str, _user: str) -> None:
+    def auth_failed(self, address: str, _user: str) -> None:
         """Somebody at this address was not this user."""
         self.stats.add("smtp.auth.failed")
+        if self.limits is None or not self.limits.counts_failures:
+            return
+        exempt = self.config.client_limits.exempt
+        if exempt and len(self._lookups) < LOOKUPS_MAX:
+            self._look_up(exempt, address, partial(self._failure_counts, address))
+        else:
+            self._failure_counts(address, Found.NO)
+
+    def _failure_counts(self, address: str, exempt: Found) -> None:
+        if self.limits is not None and exempt is not Found.YES:
+            self.limits.failed(address, self.loop.time())
+
+    def _may_log_in(self, address: str) -> bool:
+        return self.limits is None or self.limits.may_log_in(address, self.loop.time())
 
     @handles(RcptExpanded, SmtpMessageCommitted, AuthChallenge, AuthDone, SenderChecked)
     def answered(self, _peer: Peer, message: Answer) -> None:
@@ -506,7 +580,7 @@ class Smtp(Process):
             peer.send(CtlDone(message.reqid, False, "server disallowed submission request"))
             return
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._open(mine, self._socket_door, "local", "smtp.session.local")
+        self._open(mine, self._socket_door, LOCAL)
         peer.send(CtlSubmitReady(message.reqid), theirs.detach())
 
     @handles(CtlPause)

@@ -11,11 +11,22 @@ from pysmtpd.base import logline
 FILTER = Path(__file__).parent.parent / "etc/fail2ban/pysmtpd.conf"
 
 
-def regex() -> re.Pattern[str]:
+class Either:
+    """The filter's expressions, of which any may match."""
+
+    def __init__(self) -> None:
+        parser = configparser.RawConfigParser()
+        parser.read(FILTER)
+        host = r"(?P<host>[0-9a-fA-F:.]+|[\w.-]+)"
+        self.all = [re.compile(one.replace("<HOST>", host)) for one in parser["Definition"]["failregex"].splitlines()]
+
+    def search(self, text: str) -> re.Match[str] | None:
+        return next((match for one in self.all if (match := one.search(text))), None)
+
+
+def regex() -> Either:
     """As fail2ban makes it: HOST is an address or a name."""
-    parser = configparser.RawConfigParser()
-    parser.read(FILTER)
-    return re.compile(parser["Definition"]["failregex"].replace("<HOST>", r"(?P<host>[0-9a-fA-F:.]+|[\w.-]+)"))
+    return Either()
 
 
 def line(address: str = "192.0.2.10", user: str = "joe") -> str:
@@ -28,6 +39,15 @@ def test_a_failure_is_matched(before: str, address: str) -> None:
     for user in ("joe", "", "a\\sb", "joe@example.org"):
         match = regex().search(before + line(address, user))
         assert match is not None and match["host"] == address
+
+
+@pytest.mark.parametrize("address", ["192.0.2.10", "2001:db8::1"])
+def test_a_limit_is_matched(address: str) -> None:
+    for limit in ("auth-fail", "conn-rate"):
+        match = regex().search(logline.SMTP_LIMITED.format(id=7, address=logline.address_text(address), limit=limit))
+        assert match is not None and match["host"] == address
+    text = logline.SMTP_LIMITED.format(id=7, address=address, limit="max-conn-per-client")
+    assert regex().search(text) is None
 
 
 @pytest.mark.parametrize("text", [

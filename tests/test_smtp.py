@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,8 @@ import pytest
 
 from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
-from pysmtpd.conf.config import Config, Listener
+from pysmtpd.base.struct import replace
+from pysmtpd.conf.config import ClientLimits, Config, Listener, Rate
 from pysmtpd.imsg import Message
 from pysmtpd.messages import (
     BODY_WINDOW,
@@ -20,11 +22,14 @@ from pysmtpd.messages import (
     CtlSubmitReady,
     ExpandRcpt,
     Fcrdns,
+    Found,
     NameLookedUp,
     RcptExpanded,
     SetupListener,
     SmtpBody,
     SmtpEnvelopes,
+    SmtpLookedUp,
+    SmtpLookup,
     SmtpLookupName,
     SmtpMessage,
     SmtpMessageCommit,
@@ -74,12 +79,12 @@ class Other:
 class House:
     """An smtp process in this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config = CONFIG) -> None:
         paths = under("/nonexistent")
         birth = Birth(proc="smtp", uid=0, gid=0, spool=paths.spool, socket=paths.socket, stderr=True, verbose=0)
         self.smtp = Smtp(birth, Log(stderr=True, verbose=False))
         self.smtp.loop = asyncio.new_event_loop()
-        self.smtp.config = CONFIG
+        self.smtp.config = config
         self.lka, self.queue, self.control = Other(), Other(), Other()
         self.smtp._peers = {Proc.LKA: [self.lka], Proc.QUEUE: [self.queue]}  # type: ignore[list-item]
         self.smtp.preload()
@@ -315,6 +320,69 @@ def test_who_does_not_take_its_replies_is_dropped_when_all_hold_too_much(
 
     house.until(push)
     assert house.smtp.held == 0
+
+
+@pytest.fixture
+def houses() -> Iterator[Callable[..., House]]:
+    made: list[House] = []
+
+    def make(**changes: object) -> House:
+        made.append(House(replace(CONFIG, **changes)))
+        return made[-1]
+
+    yield make
+    for house in made:
+        house.close()
+
+
+def test_a_client_with_too_many_connections_is_turned_away(houses: Callable[..., House],
+                                                           capfd: pytest.CaptureFixture[str]) -> None:
+    house = houses(client_limits=ClientLimits(max_conn_per_client=1))
+    first = house.greet()
+    second = house.call()
+    assert house.hear(second) == b"421 4.7.0 Too many connections from your address or network\r\n"
+    assert house.hear(second) == b""
+    first.send(b"QUIT\r\n")
+    house.until(lambda: not house.smtp.clients)
+    house.greet()
+    house.smtp._log.flush()
+    assert re.search("^[0-9a-f]{16} smtp limited address=127.0.0.1 limit=max-conn-per-client$",
+                     capfd.readouterr().err, re.M)
+    assert house.smtp.stats.values["smtp.limit.max-conn-per-client"] == 1
+
+
+@pytest.mark.parametrize("found", Found)
+def test_who_is_exempt_is_not(houses: Callable[..., House], found: Found) -> None:
+    house = houses(client_limits=ClientLimits(conn_rate=Rate(count=1), exempt="friends"))
+    house.greet()
+    client = house.call()
+    house.until(lambda: any(isinstance(message, SmtpLookup) for message in house.lka.sent))
+    [ask] = house.lka.take(SmtpLookup)
+    assert isinstance(ask, SmtpLookup)
+    assert (ask.service, ask.table, ask.key) == ("netaddr", "friends", "127.0.0.1")
+    house.smtp.looked_up(house.lka, SmtpLookedUp(ask.reqid, found, ""))  # type: ignore[arg-type]
+    heard = house.hear(client)
+    assert heard.startswith(b"220 " if found is Found.YES else b"421 4.7.0 Your address or network connects too often")
+
+
+def test_failed_logins_bar_an_address(houses: Callable[..., House]) -> None:
+    house = houses(client_limits=ClientLimits(auth_fail=Rate(count=2, seconds=3600)))
+    assert house.smtp._may_log_in("192.0.2.1")
+    for _ in range(2):
+        house.smtp.auth_failed("192.0.2.1", "joe")
+    assert not house.smtp._may_log_in("192.0.2.1")
+    assert house.smtp._may_log_in("192.0.2.2")
+
+
+def test_failed_logins_of_those_who_are_exempt_do_not_count(houses: Callable[..., House]) -> None:
+    house = houses(client_limits=ClientLimits(auth_fail=Rate(count=1, seconds=3600), exempt="friends"))
+    for found in (Found.YES, Found.NO):
+        house.smtp.auth_failed("192.0.2.1", "joe")
+        assert house.smtp._may_log_in("192.0.2.1")
+        [ask] = house.lka.take(SmtpLookup)
+        assert isinstance(ask, SmtpLookup)
+        house.smtp.looked_up(house.lka, SmtpLookedUp(ask.reqid, found, ""))  # type: ignore[arg-type]
+    assert not house.smtp._may_log_in("192.0.2.1")
 
 
 def test_a_submission_gets_its_end_of_a_session(house: House) -> None:

@@ -20,7 +20,8 @@ COUNTERS = frozenset({
     "scheduler.delivery.loop", "scheduler.delivery.ok", "scheduler.delivery.permfail",
     "scheduler.delivery.tempfail", "scheduler.envelope.expired", "scheduler.envelope.incoming",
     "scheduler.envelope.removed", "scheduler.envelope.updated", "scheduler.ramqueue.hold-overflow",
-    "smtp.auth.failed", "smtp.auth.ok",
+    "smtp.auth.failed", "smtp.auth.ok", "smtp.limit.auth-fail", "smtp.limit.conn-rate", "smtp.limit.max-conn",
+    "smtp.limit.max-conn-per-client",
 })
 KEYS = GAUGES | COUNTERS | {"uptime"}
 

@@ -89,6 +89,7 @@ def canonical(config: Config) -> Config:
         listeners=tuple(names.listener(one) for one in config.listeners),
         actions={name: names.action(one) for name, one in config.actions.items()},
         rules=tuple(names.rule(one) for one in config.rules),
+        client_limits=replace(config.client_limits, exempt=names.table(config.client_limits.exempt)),
         filters=names.filters,
         tables=names.tables,
     )

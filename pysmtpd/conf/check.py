@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pysmtpd.base.struct import replace
-from pysmtpd.conf.config import Config, Limits, MtaLimits, Shape, Table, local_keys
+from pysmtpd.conf.config import ClientLimits, Config, Limits, MtaLimits, Shape, Table, local_keys
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
 from pysmtpd.conf.draft import Draft, FileUse
 from pysmtpd.conf.files import Files
@@ -46,7 +46,8 @@ class Check:
         tables = {**builtin_tables(hostname, self._source), **draft.tables}
         return Config(
             hostname=hostname, listeners=listeners, tables=tables, actions=draft.actions, rules=tuple(draft.rules),
-            pkis=draft.pkis, cas=draft.cas, limits=Limits(**draft.limits), mta_limits=self._mta_limits(),
+            pkis=draft.pkis, cas=draft.cas, limits=Limits(**draft.limits),
+            client_limits=ClientLimits(**draft.client_limits), mta_limits=self._mta_limits(),
             wrappers=draft.wrappers, processors=draft.processors, table_programs=draft.table_programs,
             filters=draft.filters, user=self._user,
             state_dir=self._state_dir, expectations=tuple(one for one, _ in draft.expectations),

@@ -270,6 +270,23 @@ class Limits(Frozen):
     scheduler_max_msg_batch: int = 1024
 
 
+class Rate(Frozen):
+    """So many in so much time; none at all is no limit."""
+
+    count: int = 0
+    seconds: int = 60
+
+
+class ClientLimits(Frozen):
+    """Ours: what ``smtp limit`` says of a client's connections; 0 is no limit.  Each smtp process counts its own."""
+
+    max_conn: int = 0                       # of all clients
+    max_conn_per_client: int = 0
+    conn_rate: Rate = Rate()
+    auth_fail: Rate = Rate()
+    exempt: str = ""                        # table of addresses and networks
+
+
 class MtaLimits(Frozen):
     """``mta limit``: one set by default, and one for each domain that has its own."""
 
@@ -307,6 +324,7 @@ class Config(Frozen):
     pkis: dict[str, Pki] = {}
     cas: dict[str, Ca] = {}
     limits: Limits = Limits()
+    client_limits: ClientLimits = ClientLimits()
     mta_limits: dict[str, MtaLimits] = msgspec.field(default_factory=lambda: {"": MtaLimits()})  # by domain
     wrappers: dict[str, str] = {}
     processors: dict[str, Processor] = {}
@@ -358,7 +376,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     # Not queue_key, before bodies are encrypted: nobody holds a secret that it does not use.
     Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
-    Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "max_message_size", "smtp_ciphers"}),
+    Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers"}),
     Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
     Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
 }

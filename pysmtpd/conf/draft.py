@@ -153,6 +153,7 @@ class Draft:
         self.wrappers: dict[str, str] = {}
         self.listens: list[Listen] = []
         self.limits: dict[str, int] = {}
+        self.client_limits: dict[str, Any] = {}
         self.mta_limits: dict[str, dict[str, Any]] = {}
         self.processors: dict[str, Processor] = {}
         self.filters: dict[str, Filter] = {}

@@ -275,11 +275,11 @@ def scheduler(p: Parser, _word: Token) -> None:
 
 
 def smtp(p: Parser, _word: Token) -> None:
-    """smtp = "smtp" ( "limit" { limit } | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING
+    """smtp = "smtp" ( "limit" smtp-limits | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING
     | "workers" NUMBER )"""
     word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers")
     if word.text == "limit":
-        grammar_limit.limits(p, "smtp")
+        grammar_limit.smtp_limits(p)
     elif word.text == "ciphers":
         p.draft.settings["smtp_ciphers"] = p.string("a list of ciphers").text
     elif word.text == "max-message-size":

@@ -1,7 +1,10 @@
 """The limit directives.  Their keywords follow from the fields of the Config."""
 
-from pysmtpd.conf.config import Limits, MtaLimits
+from pysmtpd.conf.config import ClientLimits, Limits, MtaLimits, Rate
 from pysmtpd.conf.diagnostic import did_you_mean, one_of, shown
+from pysmtpd.conf.draft import either
+from pysmtpd.conf.grammar_table import table
+from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
 
 NUMBER_MAX = 2**31 - 1
@@ -18,6 +21,45 @@ KEYWORDS: dict[str, dict[str, str]] = {
     for family in ("smtp", "mda", "scheduler")
 }
 MTA_KEYWORDS = {_keyword(field, "mta"): field for field in MtaLimits.__struct_fields__ if field not in _WORDS}
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+CLIENT_KEYWORDS = {_keyword(field, ""): field for field in ClientLimits.__struct_fields__}
+
+
+def smtp_limits(p: Parser) -> None:
+    """smtp-limits = { limit | ( "max-conn" | "max-conn-per-client" ) NUMBER | ( "conn-rate" | "auth-fail" ) rate
+    | "exempt" table }
+
+    What is about clients is ours."""
+    found = p.draft.client_limits
+    while p.at_string:
+        field = CLIENT_KEYWORDS.get(p.token.text)
+        if field is None:
+            name, value = _limit(p, {**KEYWORDS["smtp"], **CLIENT_KEYWORDS}, "smtp")
+            p.draft.limits[name] = value
+            continue
+        word = p.advance()
+        if field == "exempt":
+            found[field] = table(p, either("smtp limit exempt"))
+        elif isinstance(getattr(ClientLimits(), field), Rate):
+            found[field] = rate(p, word)
+        else:
+            found[field] = p.number(word.text, 1, NUMBER_MAX)
+    p.word(*KEYWORDS["smtp"], *CLIENT_KEYWORDS)
+
+
+def rate(p: Parser, word: Token) -> Rate:
+    """rate = NUMBER "/" ( "s" | "m" | "h" | "d" )"""
+    if p.token.kind is Kind.QUOTED:
+        token = p.string("a rate")
+        count, slash, unit = token.text.partition("/")
+        if not (slash and unit in UNITS and count.isascii() and count.isdigit() and len(count) < 10 and int(count)):
+            p.refuse(token, f"invalid rate: {shown(token.text)}", "expected a number, / and s, m, h or d: 30/m")
+        return Rate(count=int(count), seconds=UNITS[unit])
+    many = p.number(word.text, 1, NUMBER_MAX)
+    p.must_mark("/")
+    return Rate(count=many, seconds=UNITS[p.must(*UNITS).text])
 
 
 def limits(p: Parser, family: str) -> None:

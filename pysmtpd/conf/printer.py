@@ -23,6 +23,7 @@ from pysmtpd.conf.config import (
     Method,
     MtaLimits,
     Processor,
+    Rate,
     Rule,
     Secret,
     Table,
@@ -31,7 +32,7 @@ from pysmtpd.conf.config import (
 )
 from pysmtpd.conf.diagnostic import printable
 from pysmtpd.conf.grammar_filter import WITH_TEXT
-from pysmtpd.conf.grammar_limit import KEYWORDS, MTA_KEYWORDS
+from pysmtpd.conf.grammar_limit import CLIENT_KEYWORDS, KEYWORDS, MTA_KEYWORDS, UNITS
 from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST
 from pysmtpd.conf.words import RESERVED
 
@@ -153,6 +154,19 @@ def _limits(config: Config) -> Iterator[str]:
         for word, field in words.items():
             value = getattr(config.limits, field)
             yield _setting(f"{family} limit {word} {value}", value == getattr(Limits(), field))
+    ours = "".join(_client_limits(config))
+    if ours:
+        yield f"smtp limit{ours}"
+
+
+def _client_limits(config: Config) -> Iterator[str]:
+    for word, field in CLIENT_KEYWORDS.items():
+        value = getattr(config.client_limits, field)
+        if isinstance(value, Rate):
+            unit = next(unit for unit, seconds in UNITS.items() if seconds == value.seconds)
+            value = f"{value.count}/{unit}" if value.count else ""
+        if value:
+            yield f" {word} {_table(config, value) if field == 'exempt' else value}"
 
 
 def _mta_limits(config: Config) -> Iterator[str]:

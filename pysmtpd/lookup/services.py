@@ -46,6 +46,11 @@ def _addrname(tables: Tables, table: str, key: str, memo: Memo | None) -> str | 
     return None
 
 
+def _netaddr(tables: Tables, table: str, key: str, memo: Memo | None) -> str | None:
+    """Nothing but whether the address is in one of its networks."""
+    return "" if tables.match(table, Service.NETADDR, key, memo) else None
+
+
 def _credentials(tables: Tables, table: str, key: str, memo: Memo | None) -> str | None:
     """What AUTH PLAIN says (RFC 4616): base64 of NUL user NUL password.
 
@@ -61,5 +66,6 @@ def _credentials(tables: Tables, table: str, key: str, memo: Memo | None) -> str
     return b2a_base64(f"\0{user}\0{password}".encode(), newline=False).decode()
 
 
-_SERVICES = {"relayhost": _relayhost, "source": _source, "addrname": _addrname, "credentials": _credentials}
+_SERVICES = {"relayhost": _relayhost, "source": _source, "addrname": _addrname, "credentials": _credentials,
+             "netaddr": _netaddr}
 SERVICES = frozenset(_SERVICES)

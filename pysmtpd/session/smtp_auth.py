@@ -13,6 +13,7 @@ from pysmtpd.base.text import is_clean, vis
 from pysmtpd.conf.config import Listener
 from pysmtpd.imsg import Message
 from pysmtpd.messages import AuthChallenge, AuthDone, AuthResult, SmtpAuth, SmtpAuthCancel, SmtpAuthResponse
+from pysmtpd.session.client_limits import AUTH_FAIL
 from pysmtpd.session.conversation import Conversation
 from pysmtpd.session.effects import Ask, AuthFailed, Count
 
@@ -24,8 +25,10 @@ DELAY_MAX = 8                      # seconds, beside up to one by chance, until 
 class Authentication(Conversation):
     """The part of a session that is about who the client is."""
 
-    def __init__(self, id: int, listener: Listener, address: str, random: Callable[[int], int]) -> None:
+    def __init__(self, id: int, listener: Listener, address: str, random: Callable[[int], int],
+                 may_log_in: Callable[[str], bool]) -> None:
         super().__init__(id)
+        self._may_log_in = may_log_in
         self._listener = listener
         self._address = address
         self._random = random
@@ -74,6 +77,12 @@ class Authentication(Conversation):
         mechanism = name.upper()
         if mechanism not in self._offered():
             self._reply(reply.described(504, "7.4", f'AUTH method "{name}" not supported'))
+            return
+        if not self._may_log_in(self._address):
+            self._log(logline.SMTP_LIMITED.format(
+                id=self.id, address=logline.address_text(self._address), limit=AUTH_FAIL))
+            self._effects.append(Count(f"smtp.limit.{AUTH_FAIL}"))
+            self._hang_up(reply.R421_CLIENT_FAILURES, "quit")
             return
         self._mechanism = mechanism
         self._show_step(first=True)

@@ -79,10 +79,12 @@ class SmtpSession(Authentication):
     """One conversation with a client."""
 
     def __init__(self, listener: Listener, settings: SessionSettings, id: int, address: str,
-                 msgids: Callable[[], MsgId | None], *, random: Callable[[int], int], username: str = "") -> None:
+                 msgids: Callable[[], MsgId | None], *, random: Callable[[int], int], username: str = "",
+                 may_log_in: Callable[[str], bool] = lambda _address: True) -> None:
         """``address`` is an IP address or LOCAL, whose sessions count as authenticated; ``msgids`` gives the next
-        message id, or None when there is none at hand; ``random`` gives so many random bits."""
-        super().__init__(id, listener, address, random)
+        message id, or None when there is none at hand; ``random`` gives so many random bits;
+        ``may_log_in`` says whether an address may try to."""
+        super().__init__(id, listener, address, random, may_log_in)
         # An smtps listener shakes hands before start().
         self._shaking = self._pausing = listener.tls is Tls.SMTPS
         self._settings = settings

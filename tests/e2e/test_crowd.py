@@ -57,6 +57,25 @@ def test_an_idle_connection_costs_little(start: Start, port: int, box: Path) -> 
             assert client.noop()[0] == 250
 
 
+def greeting(port: int, source: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as client:
+        return client.recv(1000)
+
+
+@pytest.mark.parametrize("user", ["user"], indirect=True)
+def test_who_connects_too_often_hears_so_unless_exempt(start: Start, port: int, box: Path, where: Path) -> None:
+    table = where / "friends"
+    table.write_text("127.0.1.0/24\n")
+    table.chmod(0o644)
+    limits = f'table friends file:{table}\nsmtp limit conn-rate 2/h exempt <friends>\n'
+    daemon = start(limits + CONFIG.format(port=port, box=box))
+    codes = [greeting(port, "127.0.0.1")[:9] for _ in range(4)]
+    assert codes[:2] == [b"220 " + codes[0][4:]] * 2
+    assert codes[2:] == [b"421 4.7.0"] * 2
+    assert all(greeting(port, "127.0.1.9").startswith(b"220 ") for _ in range(9))
+    daemon.until_logged(r"^.*[0-9a-f]{16} smtp limited address=127\.0\.0\.1 limit=conn-rate$")
+
+
 @pytest.mark.parametrize("user", ["user"], indirect=True)
 def test_pause_refuses_politely_and_lets_sessions_go_on(start: Start, port: int, box: Path) -> None:
     daemon = start(CONFIG.format(port=port, box=box))
