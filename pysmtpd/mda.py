@@ -149,7 +149,7 @@ class Mda(Process):
             self._report(0, envelope, Outcome.TEMPFAIL, "4.3.5", f"there is no local action {envelope.action}".encode())
             return
         task = Task(envelope, action, plan.identity(envelope, action), message.size, message.has_8bit,
-                    message.body)
+                    message.body, message.binary)
         self._do(self._pools.add(task, self.loop.time()))
         self._wind()
 
@@ -331,7 +331,8 @@ class Mda(Process):
         self._jobs[number] = (slot, job)
         made = Plan(task.envelope, task.action, self.config.wrappers, slot.home, self.config.sub_addr_delim)
         try:
-            slot.peer.send(made.message(number, task.size + len(job.header), has_8bit=task.has_8bit))
+            slot.peer.send(made.message(number, task.size + len(job.header), has_8bit=task.has_8bit,
+                                        binary=task.binary))
         except (Failed, ImsgError) as error:
             verdict = error.verdict if isinstance(error, Failed) else tempfail("4.3.0", f"bug: {error}").verdict
             self._settle(job, verdict.outcome, verdict.esc, verdict.text)

@@ -370,7 +370,7 @@ class SmtpEnvelopes(Message):
 
 @declare(0x45, SMTP >> QUEUE, bulk=True)
 class SmtpBody(Message):
-    """A piece of the message, lines ending in CRLF as they came.  At most BODY_WINDOW octets beyond
+    """A piece of the message as it came, lines ending in CRLF unless it is binary.  At most BODY_WINDOW octets beyond
     those that BodyCredit gave back may be on their way."""
 
     reqid: U64
@@ -385,6 +385,7 @@ class SmtpMessageCommit(Message):
     msgid: U32
     envelope_count: U32
     size: U64
+    binary: bool = False           # it has bare CR, bare LF or NUL (RFC 3030 3)
 
 
 @declare(0x47, QUEUE >> SMTP)
@@ -534,6 +535,7 @@ class QueueDeliver(Message):
     size: U64                      # of the body in octets
     has_8bit: bool                 # whether the body has octets above 127
     body: Annotated[bytes, Meta(max_length=CARRIED_MAX)] = b""  # all of it, or nothing
+    binary: bool = False           # not all of it are lines that end in CRLF: nothing of it may be converted
 
 
 @declare(0x81, MTA >> QUEUE, MDA >> QUEUE)
@@ -783,11 +785,12 @@ class WorkerDeliver(Message):
     extension: Name
     environment: Annotated[list[tuple[Name, Text]], Meta(max_length=32)]
     timeout: U32                   # seconds
+    binary: bool = False           # the body has bare CR, bare LF or NUL, and must not be converted
 
 
 @declare(0xC9, MDA >> WORKER, bulk=True)
 class WorkerBody(Message):
-    """The next piece of the body, lines ending in CRLF."""
+    """The next piece of the body, lines ending in CRLF unless it is binary."""
 
     jobid: U64
     chunk: Chunk

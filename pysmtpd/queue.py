@@ -59,7 +59,7 @@ from pysmtpd.messages import (
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.spool import outcome
-from pysmtpd.spool.backend import HAS_8BIT, Backend, Change, Message, SpoolError, Stored
+from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, Backend, Change, Message, SpoolError, Stored
 from pysmtpd.spool.bodies import Bodies
 from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.commands import Commands
@@ -176,14 +176,14 @@ class Queue(Process):
 
     @handles(SmtpMessageCommit)
     def message_commit(self, peer: Peer, ask: SmtpMessageCommit) -> None:
-        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size)
+        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size, IS_BINARY * ask.binary)
 
-    def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int) -> None:
+    def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int, flags: int = 0) -> None:
         def arrived(incoming: Incoming | None, reason: str) -> None:
             if incoming is None:
                 self._refuse(key, msgid, reason)
             else:
-                self._store(key, msgid, incoming)
+                self._store(key, msgid, incoming, flags)
 
         ids = self._ids.get(key[0])
         if ids is None or not ids.take(msgid):
@@ -197,9 +197,9 @@ class Queue(Process):
         self.log(f"warn: queue: message {msgid:08x} refused: {reason}", Level.ERR)
         peer.send(SmtpMessageCommitted(reqid, False))
 
-    def _store(self, key: Key, msgid: int, incoming: Incoming) -> None:
+    def _store(self, key: Key, msgid: int, incoming: Incoming, flags: int) -> None:
         (peer, reqid), now, file = key, self.now(), incoming.file is not None
-        message = Message(msgid, incoming.size, HAS_8BIT if incoming.eight_bit else 0, now, file)
+        message = Message(msgid, incoming.size, flags | HAS_8BIT * incoming.eight_bit, now, file)
         body = b"" if file else incoming.body
         insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
 
@@ -372,7 +372,8 @@ class Queue(Process):
                 body = b""
             self.flights.begin(stored, peer, len(body))
             try:
-                peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT), body))
+                peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT), body,
+                                       bool(message.flags & IS_BINARY)))
             except ImsgError:
                 self._landed(peer, Result(envelope.evpid, Outcome.PERMFAIL, "5.3.0", "The envelope is too large"))
 

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from pysmtpd.deliver.lines import Newlines
+from pysmtpd.deliver.lines import Newlines, Verbatim
 from pysmtpd.deliver.verdict import DELIVERED, TEXT_MAX, Failed, Gone, Sink, Verdict, of_error, permfail, tempfail
 
 SHELL = "/bin/sh"
@@ -59,11 +59,11 @@ class Command:
     where the output of a wrapper goes.  Raises Failed; the command is dead then."""
 
     def __init__(self, command: str, environment: Mapping[str, str], *, timeout: float, watch: int = -1,
-                 inner: Sink | None = None) -> None:
+                 inner: Sink | None = None, binary: bool = False) -> None:
         self._deadline = time.monotonic() + timeout
         self._watch = watch
         self._inner = Inner(inner) if inner is not None else None
-        self._lines = Newlines()
+        self._lines = Verbatim() if binary else Newlines()
         self._last = b""
         self._status: int | None = None
         self._all_read = True

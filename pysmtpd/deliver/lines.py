@@ -21,6 +21,16 @@ class Newlines:
         return left
 
 
+class Verbatim:
+    """Nothing to nothing, for a body that is not text."""
+
+    def convert(self, chunk: bytes) -> bytes:
+        return chunk
+
+    def end(self) -> bytes:
+        return b""
+
+
 class FromQuoting:
     """``From `` at the start of a line becomes ``>From ``, so that it is never taken for the next message."""
 

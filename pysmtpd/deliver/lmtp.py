@@ -65,6 +65,9 @@ class Lmtp:
         if limit and self._tx.size > limit:
             self._quit()
             raise permfail("5.3.4", "LMTP server error: message is too big for it")
+        if self._tx.binary and not self._client.extensions.takes_binary:
+            self._quit()
+            raise permfail("5.6.1", "LMTP server error: it does not take binary mail (BINARYMIME)")
         try:
             self._run(self._client.send(self._tx))
         except ValueError as error:
@@ -75,7 +78,11 @@ class Lmtp:
 
     def write(self, chunk: bytes) -> None:
         if self._wanted:
+            # Each chunk of a binary message has its reply.
+            self._wanted = not (self._tx.binary and chunk)
             self._run(self._client.body(chunk, last=False))
+        while not self._wanted and not self._over:
+            self._hear()
 
     def finish(self) -> Verdict:
         if self._wanted:

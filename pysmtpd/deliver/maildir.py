@@ -6,13 +6,13 @@ import re
 import socket
 
 from pysmtpd.deliver.disk import sync_directory, write_all
-from pysmtpd.deliver.lines import Newlines
+from pysmtpd.deliver.lines import Newlines, Verbatim
 from pysmtpd.deliver.verdict import DELIVERED, Verdict, of_error, tempfail
 
 MODE = 0o700
 HEADER_MAX = 65536                 # octets of header that are searched for the mark of a spam filter
 JUNK = ".Junk"
-_SPAM = re.compile(rb"^x-spam(?:-flag)?: yes$", re.IGNORECASE | re.MULTILINE)
+_SPAM = re.compile(rb"^x-spam(?:-flag)?: yes\r?$", re.IGNORECASE | re.MULTILINE)
 _BAD_IN_EXTENSION = "!#$%&'*/?^`{|}~"
 _TO_COLON = str.maketrans(dict.fromkeys(_BAD_IN_EXTENSION, ":"))
 
@@ -32,12 +32,14 @@ def extension_folder(extension: str) -> str:
 class Maildir:
     """One message on its way into a maildir.  Raises Failed, and then nothing of it is left."""
 
-    def __init__(self, path: str, name: str, *, extension: str = "", junk: bool = False) -> None:
+    def __init__(self, path: str, name: str, *, extension: str = "", junk: bool = False,
+                 binary: bool = False) -> None:
         if not path.startswith("/"):
             raise tempfail("4.3.5", f"{path}: not an absolute path")
         self._base = path.rstrip("/") or "/"
         self._name = name
-        self._lines = Newlines()
+        self._lines = Verbatim() if binary else Newlines()
+        self._binary = binary
         self._ended = True
         self._head: bytes | None = b"" if junk else None
         self._spam = False
@@ -73,7 +75,7 @@ class Maildir:
     def _look(self, data: bytes, *, last: bool = False) -> None:
         """Search the header for the mark of a spam filter, once there is all of it."""
         head = (self._head or b"") + data
-        end = head.find(b"\n\n")
+        end = head.find(b"\r\n\r\n" if self._binary else b"\n\n")
         if end < 0 and len(head) <= HEADER_MAX and not last:
             self._head = head
             return
@@ -82,7 +84,7 @@ class Maildir:
 
     def finish(self) -> Verdict:
         self._put(self._lines.end())
-        if not self._ended:
+        if not (self._ended or self._binary):
             self._put(b"\n")
         if self._head is not None:
             self._look(b"", last=True)
@@ -110,9 +112,11 @@ class Maildir:
             os.unlink(self._tmp)
 
 
-def open_maildir(path: str, seconds: int, token: int, *, extension: str, junk: bool) -> Maildir:
+def open_maildir(path: str, seconds: int, token: int, *, extension: str, junk: bool,
+                 binary: bool = False) -> Maildir:
     """Begin a delivery; the caller gives the time and 64 random bits."""
-    return Maildir(path, file_name(seconds, token, socket.gethostname()), extension=extension, junk=junk)
+    return Maildir(path, file_name(seconds, token, socket.gethostname()), extension=extension, junk=junk,
+                   binary=binary)
 
 
 def _make(path: str) -> None:

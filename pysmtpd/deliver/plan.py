@@ -63,7 +63,7 @@ class Plan:
         self._values = Values(envelope.sender, envelope.rcpt, envelope.dest, envelope.user, home if own else None,
                               delimiter)
 
-    def message(self, jobid: int, size: int, *, has_8bit: bool) -> WorkerDeliver:
+    def message(self, jobid: int, size: int, *, has_8bit: bool, binary: bool = False) -> WorkerDeliver:
         """Raises Failed."""
         if self._action.wrapper and not self._wrapper:
             raise tempfail("4.3.5", f"there is no wrapper {self._action.wrapper}")
@@ -73,13 +73,15 @@ class Plan:
             text = f"mda command line could not be expanded: {error}"
             # What only the administrator can mend waits for him; what depends on the address never gets better.
             raise (tempfail("4.3.5", text) if error.config else permfail("5.3.0", text)) from None
+        if binary and (wrapper or method in ("mbox", "file")):
+            raise permfail("5.6.1", f"{'a wrapper' if wrapper else 'an mbox'} cannot take binary mail (BINARYMIME)")
         envelope, action = self._envelope, self._action
         return WorkerDeliver(
             jobid=jobid, method=method, argument=argument, wrapper=wrapper,
             mbox_from=format.mbox_from(envelope.sender), lmtp_from=str(envelope.sender),
             lmtp_rcpt=str(envelope.dest) if action.lmtp_rcpt_to else envelope.user,
             size=size, has_8bit=has_8bit, junk=action.junk, extension=extension(envelope, self._delimiter),
-            environment=environment(envelope, self._home, self._delimiter), timeout=TIMEOUT,
+            environment=environment(envelope, self._home, self._delimiter), timeout=TIMEOUT, binary=binary,
         )
 
     def _method(self) -> tuple[str, str, str]:

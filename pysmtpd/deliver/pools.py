@@ -29,6 +29,7 @@ class Task(NamedTuple):
     size: int
     has_8bit: bool
     body: bytes = b""              # all of it, if it came along with the envelope
+    binary: bool = False           # it must not be converted
 
 
 class Start(NamedTuple):

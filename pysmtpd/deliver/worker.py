@@ -197,7 +197,8 @@ class Worker:
     def _maildir(self, ask: WorkerDeliver) -> Sink:
         path = ask.argument or f"{self._identity.home}/Maildir"
         token = int.from_bytes(os.urandom(8), "big")
-        return open_maildir(path, int(time.time()), token, extension=ask.extension, junk=ask.junk)
+        return open_maildir(path, int(time.time()), token, extension=ask.extension, junk=ask.junk,
+                            binary=ask.binary)
 
     def _mbox(self, ask: WorkerDeliver) -> Sink:
         return Mbox(self._identity.mailbox, self._from_line(ask), owned=True)
@@ -209,13 +210,14 @@ class Worker:
         return f"{ask.mbox_from} {ctime(int(time.time()), self._zone)}"
 
     def _lmtp(self, ask: WorkerDeliver) -> Sink:
-        tx = Transaction(ask.lmtp_from, (Recipient(ask.lmtp_rcpt),), ask.size, ask.has_8bit)
+        tx = Transaction(ask.lmtp_from, (Recipient(ask.lmtp_rcpt),), ask.size, ask.has_8bit, binary=ask.binary)
         return Lmtp(ask.argument, tx, timeout=ask.timeout, watch=self._sock.fileno())
 
     def _mda(self, ask: WorkerDeliver) -> Sink:
         if not ask.argument:
             raise tempfail("4.3.5", "no command")
-        return Command(ask.argument, dict(ask.environment), timeout=ask.timeout, watch=self._sock.fileno())
+        return Command(ask.argument, dict(ask.environment), timeout=ask.timeout, watch=self._sock.fileno(),
+                       binary=ask.binary)
 
 
 def _zone() -> Zone:

@@ -121,13 +121,14 @@ class Relay:
     def connector(self, source: str) -> Usage:
         return self.connectors.get(source) or self.connectors.setdefault(source, Usage())
 
-    def add(self, envelope: Envelope, key: TaskKey, size: int, has_8bit: bool, body: bytes = b"") -> bool:
+    def add(self, envelope: Envelope, key: TaskKey, size: int, has_8bit: bool, body: bytes = b"", *,
+            binary: bool = False) -> bool:
         """Take an envelope; False when there are enough tasks already."""
         task = self._open.get(key)
         if task is None or task.full:
             if len(self.tasks) >= self.limits.task_hiwat:
                 return False
-            task = self._open[key] = Task(key, size, has_8bit, body)
+            task = self._open[key] = Task(key, size, has_8bit, body, binary=binary)
             self.tasks.append(task)
         task.envelopes.append(envelope)
         return True

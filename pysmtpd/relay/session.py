@@ -263,6 +263,9 @@ class Session:
         limit = self._client.extensions.size
         if limit and task.size > limit:
             return "5.3.4", "message too large for peer"
+        if task.binary and not self._client.extensions.takes_binary:
+            # It could only be converted, which is for those who understand it (RFC 3030 3).
+            return "5.6.1", "peer does not take binary mail (BINARYMIME)"
         return None
 
     def _job(self, task: Task) -> Job:

@@ -21,12 +21,13 @@ class TaskKey(NamedTuple):
 class Task:
     """One transaction to be."""
 
-    __slots__ = ("body", "envelopes", "has_8bit", "key", "size", "tries")
+    __slots__ = ("binary", "body", "envelopes", "has_8bit", "key", "size", "tries")
 
-    def __init__(self, key: TaskKey, size: int, has_8bit: bool, body: bytes = b"") -> None:
+    def __init__(self, key: TaskKey, size: int, has_8bit: bool, body: bytes = b"", *, binary: bool = False) -> None:
         """body: when it came along with the envelope; otherwise empty."""
         self.key = key
         self.body = body
+        self.binary = binary
         self.size = size
         self.has_8bit = has_8bit
         self.envelopes: list[Envelope] = []
@@ -38,7 +39,8 @@ class Task:
 
     def transaction(self) -> Transaction:
         recipients = [Recipient(str(env.dest), env.notify, env.orcpt) for env in self.envelopes]
-        return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid)
+        return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid,
+                           self.binary)
 
 
 def key_of(envelope: Envelope, mail_from: str, rewritten: str = "") -> TaskKey:

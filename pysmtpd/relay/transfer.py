@@ -113,7 +113,7 @@ class TransferAgent:
         except ValueError as error:
             self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", str(error))
             return
-        if relay.add(envelope, task, message.size, message.has_8bit, message.body):
+        if relay.add(envelope, task, message.size, message.has_8bit, message.body, binary=message.binary):
             self.mark(relay)
             return
         if not relay.holding:

@@ -1,5 +1,5 @@
 """What a client says: the transaction as it is handed in, what the server can do, and the commands that follow
-from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152 and 3461)."""
+from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152, 3030 and 3461)."""
 
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ class Transaction(NamedTuple):
     has_8bit: bool = False
     ret: Ret = Ret.NONE
     envid: str = ""                # xtext, as given
+    binary: bool = False           # not all of it are lines that end in CRLF
 
 
 class Extensions(NamedTuple):
@@ -37,6 +38,7 @@ class Extensions(NamedTuple):
     dsn: bool = False
     size: int = 0                  # the largest message it takes in octets, 0 when it did not say
     auth: frozenset[str] = frozenset()
+    takes_binary: bool = False     # BINARYMIME, and CHUNKING by which alone it may come
 
 
 def parse_extensions(lines: list[bytes]) -> Extensions:
@@ -56,6 +58,7 @@ def parse_extensions(lines: list[bytes]) -> Extensions:
         dsn=b"DSN" in words,
         size=int(size[0]) if size[0].isdigit() and len(size[0]) < 20 else 0,
         auth=frozenset(word.decode("ascii", "replace") for word in words.get(b"AUTH", ())),
+        takes_binary=b"BINARYMIME" in words and b"CHUNKING" in words,
     )
 
 
@@ -64,7 +67,9 @@ def mail(tx: Transaction, offered: Extensions) -> bytes:
     line = f"MAIL FROM:<{tx.sender}>"
     if offered.size and tx.size:
         line += f" SIZE={tx.size}"
-    if offered.eightbit and tx.has_8bit:
+    if tx.binary:
+        line += " BODY=BINARYMIME"
+    elif offered.eightbit and tx.has_8bit:
         line += " BODY=8BITMIME"
     if offered.dsn:
         if tx.ret is not Ret.NONE:

@@ -41,3 +41,15 @@ class DotStuffer:
         """What ends the mail data."""
         complete = self._line_start and not self._held
         return b".\r\n" if complete else b"\r\n.\r\n"
+
+
+class Chunker:
+    """The same of a message that is not text: chunks, each with its length before it (RFC 3030)."""
+
+    __slots__ = ()
+
+    def chunk(self, data: bytes, *, last: bool) -> bytes:
+        """A command and its data.  Nothing when there are none and more will come."""
+        if not data and not last:
+            return b""
+        return b"BDAT %d%s\r\n%b" % (len(data), b" LAST" if last else b"", data)

@@ -44,6 +44,8 @@ class Extension(NamedTuple):
 EXTENSIONS = (
     Extension("8BITMIME"),                                                       # RFC 6152
     Extension("PIPELINING"),                                                     # RFC 2920
+    Extension("CHUNKING"),                                                       # RFC 3030 2
+    Extension("BINARYMIME"),                                                     # RFC 3030 3
     Extension("ENHANCEDSTATUSCODES"),                                            # RFC 2034
     Extension("SIZE", parameters=lambda offer: str(offer.max_message_size)),     # RFC 1870
     Extension("DSN", _dsn),                                                      # RFC 3461

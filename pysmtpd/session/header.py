@@ -7,7 +7,7 @@ put before it so that every field begins after one.
 
 import re
 
-from pysmtpd.base.reply import R552_HEADER, R554_LOOP, Reply
+from pysmtpd.base.reply import R550_HEADER, R552_HEADER, R554_LOOP, Reply
 from pysmtpd.session.masquerade import masquerade
 
 HEADER_MAX = 1024 * 1024
@@ -21,13 +21,15 @@ _HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n(?![ \t
 class Header:
     """The header of one message on its way."""
 
-    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen")
+    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict")
 
-    def __init__(self, complete: tuple[bytes, bytes] | None, masked: bytes = b"") -> None:
+    def __init__(self, complete: tuple[bytes, bytes] | None, masked: bytes = b"", *, strict: bool = False) -> None:
         """``complete``: the Date and Message-ID fields to add where they are missing, Bcc is then removed;
-        None leaves the header alone.  ``masked``: an address that takes the place of those in From."""
+        None leaves the header alone.  ``masked``: an address that takes the place of those in From.  ``strict``: the
+        body may be binary (RFC 3030 3), which the header must not."""
         self._masked = masked
         self._complete = complete
+        self._strict = strict
         self._held = bytearray()
         self._seen = 0
         self._done = False
@@ -77,6 +79,9 @@ class Header:
         if end > HEADER_MAX:
             self._fault = R552_HEADER
             return b""
+        if self._strict and not _is_text(data[:end]):
+            self._fault = R550_HEADER
+            return b""
         folded = b"\r\n" + data[:end].lower()
         if folded.count(b"\r\nreceived:") >= HOPS_MAX:
             self._fault = R554_LOOP
@@ -106,6 +111,11 @@ def _end(data: bytes | bytearray, start: int) -> int:
         return 0
     found = data.find(b"\r\n\r\n", start)
     return found + 2 if found >= 0 else -1
+
+
+def _is_text(block: bytes) -> bool:
+    """Whether it is lines ending in CRLF, without NUL."""
+    return b"\0" not in block and block.count(b"\n") == block.count(b"\r\n") == block.count(b"\r")
 
 
 def _has(folded: bytes, name: bytes) -> bool:

@@ -1,6 +1,7 @@
 """One message on its way in, from the 354 to its end: mail data, its header, and the pieces for the queue."""
 
 from pysmtpd.base.reply import Reply
+from pysmtpd.session.chunks import Chunk, ChunkData
 from pysmtpd.session.header import Header
 from pysmtpd.session.smtp_data import MailData
 from pysmtpd.session.smtp_tx import Tx
@@ -11,7 +12,7 @@ class Incoming:
 
     __slots__ = ("_data", "_header", "_tx")
 
-    def __init__(self, tx: Tx, trace: bytes, completion: tuple[bytes, bytes] | None, limit: int,
+    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
                  masked: bytes = b"") -> None:
         """``trace`` is our Received field, ``completion`` and ``masked`` as in Header, ``limit`` in octets."""
         self._tx = tx
@@ -36,3 +37,55 @@ class Incoming:
             return [], rest
         body = self._header.feed(body, last=rest is not None)
         return self._tx.write(body) if body else [], rest
+
+
+class Chunked:
+    """The same, of a message that comes in chunks (RFC 3030)."""
+
+    __slots__ = ("_data", "_header", "_tx", "size")
+
+    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
+                 masked: bytes = b"") -> None:
+        self._tx = tx
+        self._data = ChunkData(limit, may_be_binary=tx.may_be_binary)
+        self._header = Header(completion, masked, strict=tx.may_be_binary)
+        self.size = 0              # octets of the chunk that is coming
+        tx.write(trace)
+
+    @property
+    def held(self) -> int:
+        """Octets in memory, here and in the transaction."""
+        return self._header.held + self._tx.held
+
+    @property
+    def left(self) -> int:
+        """How many octets of the chunk did not come yet."""
+        return self._data.left
+
+    @property
+    def last(self) -> bool:
+        """Whether it is the last chunk."""
+        return self._data.last
+
+    @property
+    def binary(self) -> bool:
+        """Whether the message is more than lines of text."""
+        return self._data.binary
+
+    @property
+    def fault(self) -> Reply | None:
+        """Why the message is refused, once the chunk was seen."""
+        return self._data.fault or self._header.fault
+
+    def begin(self, chunk: Chunk) -> None:
+        """The next chunk was announced."""
+        self.size = chunk.size
+        self._data.begin(chunk)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Pieces of the message that are full, after octets of the chunk came."""
+        body = self._data.feed(data)
+        if self._data.fault is not None:
+            return []
+        body = self._header.feed(body, last=self.last and not self.left)
+        return self._tx.write(body) if body else []

@@ -53,6 +53,12 @@ class Lines:
         self._at = end + 1
         return data[at : end - 1]
 
+    def take(self, size: int) -> bytes:
+        """So many octets, or all there are when they are fewer."""
+        data = self._data[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
     def rest(self) -> bytes:
         """Everything there is; it is forgotten here."""
         data = self._data[self._at :] if self._at else self._data

@@ -1,4 +1,5 @@
-"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 1652, 3461; AUTH= of RFC 4954 is ignored)."""
+"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 6152, 3030, 3461; AUTH= of RFC 4954 is
+ignored)."""
 
 import re
 from collections.abc import Callable
@@ -24,12 +25,13 @@ _SIZE = re.compile("[0-9]{1,20}")
 class Parameters:
     """What parameters said; a fresh one for each command, so that nothing leaks from one recipient to the next."""
 
-    __slots__ = ("body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size")
+    __slots__ = ("binary", "body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size")
 
     def __init__(self, max_size: int = 0) -> None:
         self.max_size = max_size
         self.size = 0
         self.body_8bit = False
+        self.binary = False        # BODY=BINARYMIME
         self.ret = Ret.NONE
         self.envid = ""
         self.notify = 0            # a set of Notify
@@ -52,9 +54,10 @@ def _size(into: Parameters, value: str) -> Reply | None:
 
 def _body(into: Parameters, value: str) -> Reply | None:
     kind = value.upper()
-    if kind not in ("7BIT", "8BITMIME"):
+    if kind not in ("7BIT", "8BITMIME", "BINARYMIME"):
         return _unsupported(f"BODY={value}")
-    into.body_8bit = kind == "8BITMIME"
+    into.body_8bit = kind != "7BIT"
+    into.binary = kind == "BINARYMIME"
     return None
 
 

@@ -18,7 +18,7 @@ from pysmtpd.base.text import check_clean
 from pysmtpd.messages import Outcome
 from pysmtpd.session import client_auth, client_commands, effects
 from pysmtpd.session.client_commands import Extensions, Transaction
-from pysmtpd.session.client_data import DotStuffer
+from pysmtpd.session.client_data import Chunker, DotStuffer
 from pysmtpd.session.client_reply import Reply, ReplyError, ReplyReader
 
 
@@ -40,6 +40,7 @@ class State(enum.Enum):
     RCPT = "rcpt"
     DATA = "data"
     BODY = "body"
+    BDAT = "bdat"
     EOM = "eom"
     RSET = "rset"
     QUIT = "quit"
@@ -140,7 +141,7 @@ class SmtpClient:
         self._queue: deque[_Command] = deque()       # not yet said
         self._expected: deque[_Command] = deque()    # said, not yet answered
         self._running: deque[_Running] = deque()     # at most two, the older first
-        self._stuffer: DotStuffer | None = None      # while the server waits for mail data
+        self._stuffer: DotStuffer | Chunker | None = None      # while the server waits for mail data
         self._effects: list[Effect] = []
         self._state = State.INIT   # where no reply is expected
         self._login: list[bytes] = []                # what is left to say of AUTH
@@ -168,6 +169,8 @@ class SmtpClient:
         """The next piece of the mail data; with the last one perhaps the transaction that follows."""
         if self._stuffer is None:
             return self._out()
+        if isinstance(self._stuffer, Chunker):
+            return self._chunk(self._stuffer.chunk(chunk, last=last), last, following)
         out = self._stuffer.chunk(chunk)
         if not last:
             self._say(out)
@@ -175,6 +178,17 @@ class SmtpClient:
         self._end_data(self._running[0], out + self._stuffer.end())
         if following is not None:
             self._begin(following)
+        return self._out()
+
+    def _chunk(self, out: bytes, last: bool, following: Transaction | None) -> list[Effect]:
+        """A chunk; each but the last has a reply of its own, after which NeedBody comes again."""
+        if last:
+            self._end_data(self._running[0], out)
+            if following is not None:
+                self._begin(following)
+        elif out:
+            self._say(out)
+            self._expected.append(_Command(State.BDAT, b"", self._running[0]))
         return self._out()
 
     def quit(self) -> list[Effect]:
@@ -263,7 +277,8 @@ class SmtpClient:
         commands = [_Command(State.MAIL, client_commands.mail(tx, offered), running)]
         for index, recipient in enumerate(tx.recipients):
             commands.append(_Command(State.RCPT, client_commands.rcpt(recipient, offered), running, index))
-        commands.append(_Command(State.DATA, b"DATA\r\n", running))
+        if not tx.binary:
+            commands.append(_Command(State.DATA, b"DATA\r\n", running))
         self._running.append(running)
         self._queue.extend(commands)
 
@@ -396,7 +411,20 @@ class SmtpClient:
             if reply.positive:
                 # Whatever it believes to have: an empty message for this recipient must not come of it.
                 self._fail("RCPT accepted after MAIL was refused")
-            return
+        else:
+            self._rcpt_decided(running, command, reply)
+        if running.tx.binary and command.rcpt == len(running.tx.recipients) - 1 and running in self._running:
+            self._begin_chunks(running)
+
+    def _begin_chunks(self, running: _Running) -> None:
+        """BDAT asks for no leave: it may follow the last RCPT."""
+        if running.accepted:
+            self._stuffer = Chunker()
+            self._state = State.BODY
+        else:
+            self._finish(running, reset=not running.refused)
+
+    def _rcpt_decided(self, running: _Running, command: _Command, reply: Reply) -> None:
         if reply.positive:
             running.accepted.append(command.rcpt)
             self.failures = 0
@@ -419,6 +447,16 @@ class SmtpClient:
         else:
             self._decide(running, running.accepted, reply)
             self._finish(running, reset=not running.refused)
+
+    def _bdat_reply(self, command: _Command, reply: Reply) -> None:
+        running = command.running
+        assert running is not None
+        if not reply.positive:
+            # RFC 3030 2: the message failed, and no chunk may follow.
+            self._stuffer = None
+            self._state = State.READY
+            self._decide(running, running.accepted, reply)
+            self._finish(running, reset=True)
 
     def _empty_data(self, running: _Running) -> None:
         """DATA was said before the server refused everything, and it wants mail data (RFC 2920 3.1)."""
@@ -508,6 +546,7 @@ class SmtpClient:
         State.MAIL: _mail_reply,
         State.RCPT: _rcpt_reply,
         State.DATA: _data_reply,
+        State.BDAT: _bdat_reply,
         State.EOM: _eom_reply,
         State.RSET: _rset_reply,
         State.QUIT: _quit_reply,

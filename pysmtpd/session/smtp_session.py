@@ -33,12 +33,13 @@ from pysmtpd.messages import (
 )
 from pysmtpd.session import extensions
 from pysmtpd.session.effects import Ask, Body, Effect
-from pysmtpd.session.incoming import Incoming
+from pysmtpd.session.incoming import Chunked, Incoming
 from pysmtpd.session.lines import LineError
 from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
 from pysmtpd.session.path import parse_path, valid_domain
 from pysmtpd.session.received import received
-from pysmtpd.session.smtp_auth import MECHANISMS, Authentication
+from pysmtpd.session.smtp_auth import MECHANISMS
+from pysmtpd.session.smtp_bdat import Chunking
 from pysmtpd.session.smtp_command import Command, FilterPhase, loggable, split
 from pysmtpd.session.smtp_tx import Tx, template
 
@@ -75,7 +76,7 @@ class TlsFacts(NamedTuple):
     verified: bool
 
 
-class SmtpSession(Authentication):
+class SmtpSession(Chunking):
     """One conversation with a client."""
 
     def __init__(self, listener: Listener, settings: SessionSettings, id: int, address: str,
@@ -152,7 +153,7 @@ class SmtpSession(Authentication):
 
     @property
     def _between(self) -> bool:
-        return self._incoming is None
+        return self._incoming is None and (self._tx is None or self._tx.chunked is None)
 
     def _forget(self) -> None:
         self._rollback()
@@ -337,11 +338,11 @@ class SmtpSession(Authentication):
             sender=sender, parameters=parameters, tag=self._listener.tag, smtpname=self._settings.smtpname,
             helo=self._helo, hostname=self._hostname, username=self._username, source=self._source,
             authenticated=self._authenticated, now=self._now,
-        ))
+        ), may_be_binary=parameters.binary)
         self._reply(reply.R250_OK)
 
     def _check_rcpt_to(self, argument: str) -> Reply | None:
-        if self._tx is None:
+        if self._tx is None or self._tx.chunked is not None:
             return reply.R503_NOT_ALLOWED
         return reply.R451_RECIPIENTS if len(self._tx.rcpts) >= self._settings.max_rcpt else None
 
@@ -381,9 +382,10 @@ class SmtpSession(Authentication):
     def _check_data(self, argument: str) -> Reply | None:
         if argument:
             return reply.R500_ARGUMENTS
-        if self._tx is None:
-            return reply.R503_NOT_ALLOWED
-        return None if self._tx.rcpts else reply.R503_NO_RECIPIENT
+        tx = self._tx
+        if tx is None or tx.chunked is not None or tx.may_be_binary:
+            return reply.R503_NOT_ALLOWED   # RFC 3030 2 and 3: what BDAT began, or needs, is no matter for DATA
+        return None if tx.rcpts else reply.R503_NO_RECIPIENT
 
     def _proceed_rset(self, argument: str) -> None:
         self._rollback()
@@ -405,8 +407,16 @@ class SmtpSession(Authentication):
     # mail data
 
     def _proceed_data(self, argument: str) -> None:
-        tx, settings = self._tx, self._settings
-        assert tx is not None
+        assert self._tx is not None
+        self._incoming = Incoming(self._tx, self._settings.max_message_size, *self._fields(self._tx))
+        self._reply(reply.R354_ENTER_MAIL)
+
+    def _chunked(self, tx: Tx) -> Chunked:
+        return Chunked(tx, self._settings.max_message_size, *self._fields(tx))
+
+    def _fields(self, tx: Tx) -> tuple[bytes, tuple[bytes, bytes] | None, bytes]:
+        """What comes before the message, what to add to its header, and the sender that takes the place of From's."""
+        settings = self._settings
         date = rfc5322(self._now, settings.zone)
         trace = received(
             helo=self._helo, hostname=self._hostname, address=self._source, smtpname=settings.smtpname,
@@ -414,8 +424,7 @@ class SmtpSession(Authentication):
             rcpt=str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else "", mask_src=self._listener.mask_src,
         )
         masked = str(tx.sender).encode() if self._listener.masquerade and self._username else b""
-        self._incoming = Incoming(tx, trace, self._completion(date), settings.max_message_size, masked)
-        self._reply(reply.R354_ENTER_MAIL)
+        return trace, self._completion(date), masked
 
     def _protocol(self) -> str:
         """RFC 3848."""
@@ -464,7 +473,7 @@ class SmtpSession(Authentication):
         for batch in tx.batches():
             self._effects.append(Ask(SmtpEnvelopes(self.id, batch)))
         self._effects.append(Body(tx.flush()))
-        self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size), self._committed)
+        self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size, tx.binary), self._committed)
 
     @property
     def _committing(self) -> bool:
@@ -504,6 +513,7 @@ COMMANDS: dict[str, Command[SmtpSession]] = {
         Command("MAIL FROM:", SmtpSession._check_mail_from, FilterPhase.MAIL_FROM, SmtpSession._proceed_mail_from),
         Command("RCPT TO:", SmtpSession._check_rcpt_to, FilterPhase.RCPT_TO, SmtpSession._proceed_rcpt_to),
         Command("DATA", SmtpSession._check_data, FilterPhase.DATA, SmtpSession._proceed_data),
+        Command("BDAT", SmtpSession._check_any, FilterPhase.DATA, SmtpSession._proceed_bdat),
         Command("RSET", SmtpSession._check_bare, FilterPhase.RSET, SmtpSession._proceed_rset),
         Command("QUIT", SmtpSession._check_bare, FilterPhase.QUIT, SmtpSession._proceed_quit),
         Command("NOOP", SmtpSession._check_any, FilterPhase.NOOP, SmtpSession._proceed_noop),

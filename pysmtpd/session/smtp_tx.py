@@ -1,12 +1,16 @@
 """One mail transaction: everything that RSET forgets."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Flag
 from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.imsg import BODY_MAX, CHUNK_MAX
 from pysmtpd.session.parameters import Parameters
+
+if TYPE_CHECKING:
+    from pysmtpd.session.incoming import Chunked
 
 BATCH_MAX = 1000                   # in SmtpEnvelopes and SmtpMessage
 _LENGTH = 8                        # octets, at most, of a length or a number in a frame
@@ -15,11 +19,11 @@ _LENGTH = 8                        # octets, at most, of a length or a number in
 class Tx:
     """A message on its way in: sender, recipients, and the octets not yet handed on."""
 
-    __slots__ = ("_chunks", "_expansion", "_held", "_template", "asking", "envelopes", "expanding", "msgid", "rcpts",
-                 "sealed", "sender", "sent", "size")
+    __slots__ = ("_chunks", "_expansion", "_held", "_template", "asking", "binary", "chunked", "envelopes", "expanding",
+                 "may_be_binary", "msgid", "rcpts", "sealed", "sender", "sent", "size")
 
-    def __init__(self, msgid: MsgId, template: Envelope) -> None:
-        """``template``: an envelope that says everything but the recipient."""
+    def __init__(self, msgid: MsgId, template: Envelope, *, may_be_binary: bool = False) -> None:
+        """``template``: an envelope that says everything but the recipient.  ``may_be_binary``: BODY=BINARYMIME."""
         self.msgid = msgid
         self.sender = template.sender
         self.rcpts: list[tuple[MailAddr, int]] = []   # as given, and the last envelope made for it
@@ -29,6 +33,9 @@ class Tx:
         self.expanding = 0
         self.size = 0              # octets of the message, our header included
         self.sent = False          # something of it is with the queue
+        self.may_be_binary = may_be_binary
+        self.binary = False        # it is: not all of it are lines of text
+        self.chunked: Chunked | None = None  # BDAT was given
         self._template = template
         self._expansion: list[bytes] = []
         self._chunks: list[bytes] = []
@@ -92,7 +99,7 @@ class Tx:
     def fits(self) -> bool:
         """Whether all of it may go to the queue in one frame."""
         sealed = self.sealed
-        return not self.sent and len(sealed) <= BATCH_MAX and (
+        return not (self.sent or self.binary) and len(sealed) <= BATCH_MAX and (
             self._held + sum(map(len, sealed)) + (len(sealed) + 4) * _LENGTH <= CHUNK_MAX)
 
     def batches(self) -> Iterator[list[bytes]]:

@@ -14,6 +14,7 @@ INLINE_MAX = 128 * 1024            # a larger body is a file
 ROOM_MIN = 8 * 1024 * 1024         # octets of disk that new mail leaves free: a delete needs some before it frees any
 
 HAS_8BIT = 1                       # Message.flags: the body has octets above 127
+IS_BINARY = 2                      # not all of it are lines that end in CRLF (RFC 3030 3): it is never converted
 
 
 class SpoolError(Exception):

@@ -78,9 +78,11 @@ def compose(report: Report) -> bytes:
     return b"".join(parts)
 
 
-def cut_original(head: bytes, size: int, kind: BounceKind, ret: Ret) -> Original:
-    """What goes back of a message of ``size`` octets, of which ``head`` is the first ORIGINAL_MAX."""
-    if kind is BounceKind.FAILED and ret is Ret.FULL and size <= len(head):
+def cut_original(head: bytes, size: int, kind: BounceKind, ret: Ret, *, binary: bool = False) -> Original:
+    """What goes back of a message of ``size`` octets, of which ``head`` is the first ORIGINAL_MAX.
+
+    Of a binary one only the header, which is text: the report must be able to go where the message was not."""
+    if not binary and kind is BounceKind.FAILED and ret is Ret.FULL and size <= len(head):
         return Original(head, True, not head.isascii())
     end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n") + 2
     if end == 1:                   # no end of the headers in sight

@@ -15,7 +15,7 @@ from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import NULL, MailAddr
 from pysmtpd.base.struct import replace
 from pysmtpd.messages import Outcome, RcptExpanded
-from pysmtpd.spool.backend import HAS_8BIT, Change, Message, Stored
+from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, Change, Message, Stored
 from pysmtpd.spool.bounce import ORIGINAL_MAX, Report, compose, cut_original
 from pysmtpd.spool.outcome import errorline
 from pysmtpd.spool.reader import Reader
@@ -160,7 +160,7 @@ class Bounces:
             return
         msgid, now = post.new_msgid(), post.now()
         head = post.reader.piece(message, 0, ORIGINAL_MAX) or b""
-        original = cut_original(head, message.size, key.kind, key.ret)
+        original = cut_original(head, message.size, key.kind, key.ret, binary=bool(message.flags & IS_BINARY))
         body = compose(Report(msgid, token, key.sender, group.envelopes, message.ctime, original, now, post.zone))
         flags = 0 if body.isascii() else HAS_8BIT
         envelopes = [

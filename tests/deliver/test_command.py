@@ -206,3 +206,11 @@ def test_a_wrapped_maildir(tmp_path: Path) -> None:
     one.write(b"a\r\nb\r\n")
     assert one.finish() is DELIVERED
     assert (tmp_path / "new/1").read_bytes() == b"a\nb\n"
+
+
+def test_binary_mail_is_given_as_it_is(tmp_path: Path) -> None:
+    one = Command(f"cat > {tmp_path}/out", ENV, timeout=10, binary=True)
+    one.write(b"a\r\nb\n\0")
+    one.write(b"\r")
+    assert one.finish() == DELIVERED
+    assert (tmp_path / "out").read_bytes() == b"a\r\nb\n\0\r"

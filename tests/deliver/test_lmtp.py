@@ -45,6 +45,8 @@ class Server:
             return
         while line := file.readline():
             self.lines.append(line)
+            if line in (b"one\n", b"two\n"):
+                continue               # what a chunk held
             verb = line[:4].decode().strip() if not in_data else "." if line == b".\r\n" else "-"
             if verb == "-":
                 continue
@@ -168,3 +170,23 @@ def test_destinations(text: str, wanted: tuple[str, int]) -> None:
 def test_bad_destinations(text: str) -> None:
     with pytest.raises(Failed):
         parse_destination(text)
+
+
+def test_binary_mail_is_refused_by_a_server_that_cannot_take_it(server: Make) -> None:
+    one, path = server()
+    with pytest.raises(Failed) as failed:
+        Lmtp(path, TX._replace(binary=True), timeout=10)
+    assert (failed.value.verdict.outcome, failed.value.verdict.esc) == (Outcome.PERMFAIL, "5.6.1")
+    assert not any(line.startswith(b"MAIL") for line in one.lines)
+
+
+def test_binary_mail_goes_in_chunks(server: Make) -> None:
+    one, path = server(LHLO="250-x\r\n250-CHUNKING\r\n250 BINARYMIME", BDAT="250 2.0.0 ok")
+    sink = Lmtp(path, TX._replace(binary=True), timeout=10)
+    sink.write(b"one\n")
+    sink.write(b"")
+    sink.write(b"two\n")
+    assert sink.finish() == DELIVERED
+    assert one.lines[1:7] == [b"MAIL FROM:<a@example.org> BODY=BINARYMIME\r\n", b"RCPT TO:<joe>\r\n",
+                              b"BDAT 4\r\n", b"one\n", b"BDAT 4\r\n", b"two\n"]
+    assert one.lines[7] == b"BDAT 0 LAST\r\n"

@@ -12,8 +12,9 @@ from pysmtpd.deliver.verdict import DELIVERED, Failed
 from pysmtpd.messages import Outcome
 
 
-def put(path: Path, *pieces: bytes, extension: str = "", junk: bool = False, name: str = "1.x.host") -> None:
-    one = Maildir(str(path), name, extension=extension, junk=junk)
+def put(path: Path, *pieces: bytes, extension: str = "", junk: bool = False, name: str = "1.x.host",
+        binary: bool = False) -> None:
+    one = Maildir(str(path), name, extension=extension, junk=junk, binary=binary)
     for piece in pieces:
         one.write(piece)
     assert one.finish() is DELIVERED
@@ -141,3 +142,11 @@ def test_abort(tmp_path: Path) -> None:
     one.abort()
     one.abort()
     assert content(tmp_path) == []
+
+
+@pytest.mark.parametrize("junk", [False, True])
+def test_binary_mail_is_kept_as_it_is(tmp_path: Path, junk: bool) -> None:
+    body = b"X-Spam: Yes\r\n\r\n\0a\nb\rc\r\n\n\nend"
+    put(tmp_path / "M", body[:30], body[30:], binary=True, junk=junk)
+    found = tmp_path / "M" / (".Junk/new" if junk else "new") / "1.x.host"
+    assert found.read_bytes() == body

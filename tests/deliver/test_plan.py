@@ -41,6 +41,20 @@ def test_what_expansion_found_comes_before_the_action() -> None:
     assert (filed.method, filed.argument) == ("file", "/home/joe/box")
 
 
+@pytest.mark.parametrize("one, taken", [
+    (action(Method.MAILDIR), True), (action(Method.LMTP, "/x"), True), (action(Method.MDA, "cat"), True),
+    (action(Method.MBOX), False), (action(Method.MAILDIR, wrapper="w"), False),
+])
+def test_binary_mail_is_refused_where_it_would_be_changed(one: Action, taken: bool) -> None:
+    made = Plan(envelope(), one, {"w": "%{mda}"}, "/home/joe", "+")
+    if taken:
+        assert made.message(7, 100, has_8bit=True, binary=True).binary
+        return
+    with pytest.raises(Failed) as failed:
+        made.message(7, 100, has_8bit=True, binary=True)
+    assert (failed.value.verdict.outcome, failed.value.verdict.esc) == (Outcome.PERMFAIL, "5.6.1")
+
+
 def test_wrappers() -> None:
     message = plan(action(Method.MDA, "procmail", wrapper="w"), w="spam %{user.username} | %{mda}")
     assert (message.argument, message.wrapper) == ("spam joe | procmail", "")

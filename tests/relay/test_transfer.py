@@ -375,6 +375,18 @@ def test_a_message_larger_than_the_peer_takes_fails_for_good() -> None:
         (1, PERMFAIL, "5.3.4"), (1, PERMFAIL, "5.3.4"), (2, OK, "2.0.0")]
 
 
+@pytest.mark.parametrize("offered, outcome", [
+    (b"250-mx\r\n250 CHUNKING", (PERMFAIL, "5.6.1")), (b"250-mx\r\n250-CHUNKING\r\n250 BINARYMIME", (OK, "2.0.0"))])
+def test_binary_mail_goes_only_where_it_is_taken(offered: bytes, outcome: tuple[Outcome, str]) -> None:
+    world = smarthost("smtp://192.0.2.5")
+    world.serve("192.0.2.5", {"EHLO": offered})
+    world.bodies[1] = b"A: b\r\n\r\n\0\n" + b"x" * 100_000
+    world.deliver("b@b.example", binary=True)
+    world.run()
+    assert [(result.outcome, result.esc) for result in world.results] == [outcome]
+    assert [body for _, _, body in world.messages] == [world.bodies[1]] * (outcome[0] is OK)
+
+
 @pytest.mark.parametrize("dsn", [True, False])
 def test_the_peer_takes_over_notification_when_it_can(dsn: bool) -> None:
     world = smarthost("smtp://192.0.2.5")

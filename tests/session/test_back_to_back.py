@@ -27,6 +27,7 @@ class Pair(chat.Player):
         self.client = SmtpClient("client.example", starttls=starttls)
         self.todo = list(todo)
         self.cut = cut
+        self.split = 0             # so much of a body comes in a piece of its own
         self.results: list[list[tuple[int, Outcome]]] = []
         self.messages: list[bytes] = []
         self.envelopes: list[list[ExpandRcpt]] = []
@@ -34,6 +35,7 @@ class Pair(chat.Player):
         self.client_closed = False
         self._to_server = b""
         self._heard = 0
+        self._first = 0
 
     def play(self) -> None:
         self.serve(self.session.start(0))
@@ -91,7 +93,10 @@ class Pair(chat.Player):
                     else:
                         self.obey(self.client.quit())
                 case NeedBody():
-                    self.obey(self.client.body(self.todo[len(self.results) - 1][1], True))
+                    body = self.todo[len(self.results) - 1][1]
+                    first, self.split = self.split, 0
+                    self._first = first or self._first
+                    self.obey(self.client.body(body[:first] if first else body[self._first :], not first))
                 case RcptDone():
                     self.results[-1].append((effect.rcpt, effect.outcome))
                 case _:
@@ -137,3 +142,31 @@ def test_every_body_arrives_as_it_was(parts: list[bytes], cut: int) -> None:
     assert pair.results == [[(0, Outcome.OK)]]
     message = pair.messages[0]
     assert message[message.index(b"Subject: x") :] == body
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([b".", b"\r\n", b"\r", b"\n", b"\0", b"\r\n.\r\n", b"QUIT\r\n", b"\xff"]), max_size=20),
+       st.integers(1, 50), st.integers(0, 30))
+def test_every_binary_body_arrives_as_it_was(parts: list[bytes], cut: int, split: int) -> None:
+    body = b"Subject: x\r\n\r\n" + b"".join(parts)
+    todo = [(tx(Recipient("b@b.example"), Recipient("no@b.example"), body=body, binary=True), body)]
+    pair = Pair(Listener(address="192.0.2.1", port=25), todo, StartTls.NEVER, cut)
+    pair.split = split
+    pair.play()
+    assert sorted(pair.results[0]) == [(0, Outcome.OK), (1, Outcome.PERMFAIL)]
+    message = pair.messages[0]
+    assert message[message.index(b"Subject: x") :] == body
+
+
+def test_a_binary_message_that_is_refused_or_has_no_recipient_leaves_the_session_usable() -> None:
+    good = b"Subject: x\r\n\r\nx\r\n"
+    bad = b"Subject: x\n\r\n\r\n"
+    todo = [
+        (tx(Recipient("no@b.example"), body=good, binary=True), good),
+        (tx(Recipient("b@b.example"), body=bad, binary=True), bad),
+        (tx(Recipient("b@b.example"), body=good), good),
+    ]
+    pair = Pair(Listener(address="192.0.2.1", port=25), todo, StartTls.NEVER, 100)
+    pair.play()
+    assert pair.results == [[(0, Outcome.PERMFAIL)], [(0, Outcome.PERMFAIL)], [(0, Outcome.OK)]]
+    assert len(pair.messages) == 1

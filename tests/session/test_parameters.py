@@ -34,7 +34,7 @@ def test_rcpt() -> None:
 
 @pytest.mark.parametrize("text, code", [
     ("SIZE", 501), ("SIZE=", 501), ("SIZE=-1", 501), ("SIZE=1e3", 501), ("SIZE=" + "1" * 21, 501), ("SIZE=1001", 552),
-    ("BODY", 503), ("BODY=BINARYMIME", 503), ("AUTH=", 501), ("AUTH=a+4", 501), ("RET", 501), ("RET=NONE", 501),
+    ("BODY", 503), ("BODY=BINARY", 503), ("AUTH=", 501), ("AUTH=a+4", 501), ("RET", 501), ("RET=NONE", 501),
     ("ENVID=", 501), ("ENVID=+zz", 501), ("ENVID=" + "a" * 101, 503), ("FOO", 503), ("=", 503), ("=1", 503),
     ("SIZE=1 SIZE=1", 501), ("NOTIFY=NEVER", 503), ("RET=FULL\xa0X=1", 501), ("\xe9", 503),
 ])

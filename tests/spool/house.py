@@ -170,7 +170,8 @@ class House:
             self._ids = list(range(block.first + block.count - 1, block.first - 1, -1))
         return self._ids.pop()
 
-    def begin(self, body: bytes = BODY, envelopes: list[Envelope] | None = None, msgid: int = 0) -> int:
+    def begin(self, body: bytes = BODY, envelopes: list[Envelope] | None = None, msgid: int = 0, *,
+              binary: bool = False) -> int:
         """Hand a message in, up to its commit; returns its reqid."""
         reqid = next(self._reqids)
         msgid = msgid or self.msgid()
@@ -178,7 +179,7 @@ class House:
         self.say(self.smtp, SmtpEnvelopes(reqid, [sealed(msgid, *envelopes)]))
         for at in range(0, len(body), 65536):
             self.say(self.smtp, SmtpBody(reqid, body[at : at + 65536]))
-        self.say(self.smtp, SmtpMessageCommit(reqid, msgid, len(envelopes), len(body)))
+        self.say(self.smtp, SmtpMessageCommit(reqid, msgid, len(envelopes), len(body), binary))
         return reqid
 
     def submit(self, body: bytes = BODY, envelopes: list[Envelope] | None = None) -> list[int]:

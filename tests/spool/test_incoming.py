@@ -9,6 +9,7 @@ from pysmtpd.base.seal import KEY_SIZE, Seal
 from pysmtpd.messages import (
     BODY_WINDOW,
     BodyCredit,
+    QueueEnvelopes,
     SmtpBody,
     SmtpEnvelopes,
     SmtpMessage,
@@ -129,6 +130,14 @@ def test_eight_bit_is_noticed(house: House) -> None:
     for body, expected in ((b"plain", False), (b"a" * 70_000 + b"\xe9", True), (b"\xc3\xa9" * 100_000, True)):
         (evpid,) = house.submit(body)
         assert house.dispatch(evpid).has_8bit is expected
+
+
+def test_binary_is_remembered(house: House) -> None:
+    for binary in (False, True):
+        house.begin(binary=binary)
+        assert house.expect(house.smtp, SmtpMessageCommitted).ok
+        [schedule] = house.expect(house.scheduler, QueueEnvelopes).schedules
+        assert house.dispatch(schedule.evpid).binary is binary
 
 
 def test_envelopes_get_their_numbers(house: House) -> None:

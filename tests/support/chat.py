@@ -141,7 +141,8 @@ def describe(message: Message) -> str:
             assert numbers == list(range(message.msgid << 32 | 1, (message.msgid << 32) + len(numbers) + 1))
             return f"SmtpMessage {message.msgid:08x} envelopes={len(numbers)}"
         case SmtpMessageCommit():
-            return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}"
+            binary = " binary" if message.binary else ""
+            return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}{binary}"
         case SmtpMessageRollback():
             return "SmtpMessageRollback"
         case SmtpAuth():

@@ -16,6 +16,7 @@ DEFAULTS: dict[str, bytes] = {
     "MAIL": b"250 2.1.0 Ok",
     "RCPT": b"250 2.1.5 Ok",
     "DATA": b"354 go on",
+    "BDAT": b"250 2.0.0 kept",
     "eom": b"250 2.0.0 kept",
     "RSET": b"250 2.0.0 Ok",
     "QUIT": b"221 2.0.0 bye",
@@ -39,6 +40,7 @@ class Server:
         self._buffer = b""
         self._data: bytes | None = None
         self._sender = ""
+        self._chunks = b""         # of BDAT
         self._rcpts: list[str] = []
 
     def greet(self) -> bytes:
@@ -76,13 +78,20 @@ class Server:
         line, end, rest = self._buffer.partition(b"\r\n")
         if not end:
             return b""
-        self._buffer = rest
+        size = int(line.split()[1]) if line.startswith(b"BDAT ") else 0
+        if len(rest) < size:
+            return b""
+        self._chunks += rest[:size]
+        self._buffer = rest[size:]
         text = line.decode()
         self.commands.append(text)
         verb = text.partition(" ")[0].upper()
         reply = self._answer(verb, text)
         if reply.startswith(b"2"):
             self._note(verb, text)
+        if text.endswith(" LAST"):
+            self.messages.append((self._sender, self._rcpts, self._chunks))
+            self._chunks = b""
         if verb == "DATA" and reply.startswith(b"3"):
             self._data = b""
         if verb == "QUIT":
