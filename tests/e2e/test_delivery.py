@@ -32,6 +32,19 @@ def test_maildir_of_the_home(start: Start, port: int, recipient: pwd.struct_pass
     assert not list((path / "tmp").iterdir())
 
 
+def test_binary_mail_is_kept_to_the_octet(start: Start, port: int, recipient: pwd.struct_passwd, box: Path) -> None:
+    start(LOCAL.format(port=port, how=f'maildir "{box}/mail"'))
+    body = b"Subject: binary\r\n\r\n" + bytes(range(256)) * 600
+    with socket.create_connection(("127.0.0.1", port), 10) as sock, sock.makefile("rb") as replies:
+        sock.sendall(b"EHLO x\r\nMAIL FROM:<a@example.org> BODY=BINARYMIME\r\nRCPT TO:<%b@localhost>\r\n"
+                     b"BDAT 1000\r\n%bBDAT %d LAST\r\n%bQUIT\r\n"
+                     % (recipient.pw_name.encode(), body[:1000], len(body) - 1000, body[1000:]))
+        said = replies.read().decode()
+    assert "Message accepted for delivery" in said
+    [file] = until(lambda: list((box / "mail" / "new").glob("*")), "the message")
+    assert file.read_bytes().endswith(body[body.index(b"\r\n\r\n") :])
+
+
 def test_a_command(start: Start, port: int, recipient: pwd.struct_passwd, box: Path) -> None:
     script = 'id -u > {0}/uid; env > {0}/env; cat > {0}/tmp; mv {0}/tmp {0}/mail'.format(shlex.quote(str(box)))
     daemon = start(LOCAL.format(port=port, how=f'mda "{script}"'))
