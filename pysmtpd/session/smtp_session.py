@@ -140,7 +140,8 @@ class SmtpSession(Chunking):
     @property
     def held(self) -> int:
         """Octets of the client's in memory: commands not answered yet, and of a message what has not gone on."""
-        incoming = self._incoming
+        tx = self._tx
+        incoming = self._incoming if tx is None else self._incoming or tx.chunked
         return len(self._lines) if incoming is None else len(self._lines) + incoming.held
 
     # what a conversation needs to know
