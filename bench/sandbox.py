@@ -40,6 +40,9 @@ class Place(NamedTuple):
         return "" if self.resolver else f"{self.sink_address}:{self.sink_port}"
 
 
+PROGRAMS = (("dnsmasq-base", "usr/sbin/dnsmasq"), ("postfix", "usr/sbin/smtp-sink"), ("opensmtpd", "usr/sbin/smtpd"))
+
+
 def allowed() -> str:
     """Why there is no namespace; empty when there can be one."""
     if os.geteuid() != 0:
@@ -52,7 +55,10 @@ def allowed() -> str:
 
 
 def enter(arguments: list[str]) -> NoReturn:
-    """Run the same command again, in namespaces of its own."""
+    """Run the same command again, in namespaces of its own, where no package can be fetched any more."""
+    for package, path in PROGRAMS:
+        with contextlib.suppress(debian.Unavailable):
+            debian.tool(package, path)     # whoever cannot do without it says so
     os.execvp("unshare", ["unshare", "--net", "--mount", "--", sys.executable, "-m", "bench", INSIDE, *arguments])
 
 
