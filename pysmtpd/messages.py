@@ -390,10 +390,11 @@ class SmtpMessageCommit(Message):
 
 @declare(0x47, QUEUE >> SMTP)
 class SmtpMessageCommitted(Message):
-    """ok: on stable storage.  Not ok: nothing of it is."""
+    """ok: on stable storage.  Not ok: nothing of it is; full: because the disk has no room for it."""
 
     reqid: U64
     ok: bool
+    full: bool = False
 
 
 @declare(0x48, SMTP >> QUEUE)

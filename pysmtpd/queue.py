@@ -59,7 +59,7 @@ from pysmtpd.messages import (
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.spool import outcome
-from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, Backend, Change, Message, SpoolError, Stored
+from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, ROOM_MIN, Backend, Change, Message, SpoolError, Stored
 from pysmtpd.spool.bodies import Bodies
 from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.commands import Commands
@@ -181,21 +181,25 @@ class Queue(Process):
     def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int, flags: int = 0) -> None:
         def arrived(incoming: Incoming | None, reason: str) -> None:
             if incoming is None:
-                self._refuse(key, msgid, reason)
+                self._refuse(key, msgid, reason, size)
             else:
                 self._store(key, msgid, incoming, flags)
 
         ids = self._ids.get(key[0])
         if ids is None or not ids.take(msgid):
             self.inbox.rollback(key)
-            self._refuse(key, msgid, "not an id of this process")
+            self._refuse(key, msgid, "not an id of this process", 0)
             return
         self.inbox.commit(key, msgid, envelopes, size, arrived)
 
-    def _refuse(self, key: Key, msgid: int, reason: str) -> None:
+    def _refuse(self, key: Key, msgid: int, reason: str, size: int) -> None:
         peer, reqid = key
         self.log(f"warn: queue: message {msgid:08x} refused: {reason}", Level.ERR)
-        peer.send(SmtpMessageCommitted(reqid, False))
+        peer.send(SmtpMessageCommitted(reqid, False, self._no_room(size)))
+
+    def _no_room(self, size: int) -> bool:
+        """Whether a message that could not be stored was too much for the disk.  A body is written twice."""
+        return self.backend.room() < 2 * (ROOM_MIN + size)
 
     def _store(self, key: Key, msgid: int, incoming: Incoming, flags: int) -> None:
         (peer, reqid), now, file = key, self.now(), incoming.file is not None
@@ -204,7 +208,7 @@ class Queue(Process):
         insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
 
         def done(ok: bool) -> None:
-            peer.send(SmtpMessageCommitted(reqid, ok))
+            peer.send(SmtpMessageCommitted(reqid, ok, not ok and self._no_room(message.size)))
             if ok:
                 self._stored(message, body, insert)
             elif file:

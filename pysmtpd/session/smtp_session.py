@@ -486,7 +486,7 @@ class SmtpSession(Chunking):
         tx, self._tx = self._tx, None
         assert tx is not None
         if not message.ok:
-            self._reply(reply.R451_TEMPORARY)
+            self._reply(reply.R452_STORAGE if message.full else reply.R451_TEMPORARY)
             return
         self._mails += 1
         self._reply(Reply(f"250 2.0.0 {tx.msgid:08x} Message accepted for delivery"))

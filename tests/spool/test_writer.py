@@ -311,7 +311,8 @@ def test_disk_that_never_syncs_refuses_mail_but_starts(tmp_path: Path) -> None:
     house = House(tmp_path, disk)
     assert any("cannot be synced" in line for line in house.logged.lines)
     house.begin()
-    assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+    refused = house.expect(house.smtp, SmtpMessageCommitted)
+    assert not refused.ok and not refused.full
     disk.failing = False
     house.submit()
     house.close()
@@ -324,7 +325,8 @@ def test_nearly_full_disk_refuses_new_mail_and_lets_old_mail_go(tmp_path: Path) 
     disk.left = 0
     for body in (b"small", b"x" * 200_000):
         house.begin(body)
-        assert not house.expect(house.smtp, SmtpMessageCommitted).ok
+        refused = house.expect(house.smtp, SmtpMessageCommitted)
+        assert not refused.ok and refused.full
     house.run(0.01)
     assert list((tmp_path / "queue" / "bodies").iterdir()) == []
     assert sum("nearly full" in line for line in house.logged.lines) == 2

@@ -158,14 +158,15 @@ def describe(message: Message) -> str:
 
 
 def answer_to(question: Message, text: str, before: int = 0) -> Message:
-    """``NameLookedUp HOST``, ``RcptExpanded [more] N|refuse REPLY|whole REPLY``, ``SmtpMessageCommitted ok|failed``.
+    """``NameLookedUp HOST``, ``RcptExpanded [more] N|refuse REPLY|whole REPLY``, and
+    ``SmtpMessageCommitted ok|failed|full``.
 
     before: how many envelopes earlier answers to the same question had."""
     kind, *words = text.split(" ")
     if kind == "NameLookedUp":
         return NameLookedUp(SESSION_ID, words[0], Fcrdns.PASS)
     if kind == "SmtpMessageCommitted":
-        return SmtpMessageCommitted(SESSION_ID, words[0] == "ok")
+        return SmtpMessageCommitted(SESSION_ID, words[0] == "ok", words[0] == "full")
     if kind == "AuthChallenge":
         return AuthChallenge(SESSION_ID, unescape(" ".join(words)))
     if kind == "AuthDone":
