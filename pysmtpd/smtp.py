@@ -53,14 +53,17 @@ from pysmtpd.messages import (
 )
 from pysmtpd.privsep.ioev import Io
 from pysmtpd.privsep.mproc import Peer
+from pysmtpd.privsep.preamble import Preamble
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.privsep.server_tls import DAY, ServerTls
 from pysmtpd.privsep.tls import TlsContext, TlsError, TlsInfo
 from pysmtpd.session.client_limits import CONN_RATE, MAX_CONN_PER_CLIENT, Clients
 from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.proxy import ProxyHeader
 from pysmtpd.session.smtp_session import LOCAL, SessionSettings, SmtpSession
 
 SESSION_TIMEOUT = 300.0
+PROXY_TIMEOUT = 30.0               # seconds for its header
 CLOSE_TIMEOUT = 30.0               # for the last reply to leave
 ACCEPT_MAX = 32                    # connections accepted per event
 MSGIDS_LOW = 256                   # ask for another block below this
@@ -85,6 +88,13 @@ _ASKED: dict[type[Message], Proc] = {
 Answer = RcptExpanded | SmtpMessageCommitted | AuthChallenge | AuthDone | SenderChecked
 
 
+def _close(sock: socket.socket) -> None:
+    """What was not read would make a reset of it, which takes our last words from the client's hands."""
+    with contextlib.suppress(OSError):
+        sock.recv(65536)
+    sock.close()
+
+
 class Door:
     """A listener with what its sessions need."""
 
@@ -92,6 +102,7 @@ class Door:
         self.listener = listener
         self.settings = settings
         self.context = context
+        self.proxied = listener.proxy_v2 or listener.proxy_from != ""
 
 
 class Client:
@@ -278,6 +289,7 @@ class Smtp(Process):
         self.clients: dict[int, Client] = {}
         self.held = 0              # octets, by all of them
         self.limits: Clients | None = None     # none are configured
+        self._preambles: dict[int, Preamble] = {}
         self._lookups: dict[int, Callable[[Found], None]] = {}
         self._choked: dict[int, Client] = {}
         self._too_many = 0.0       # until when it is known that there are too many
@@ -366,10 +378,12 @@ class Smtp(Process):
             if self._refused(client, door):
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.limits is None:
+            if self.limits is None and not door.proxied:
                 self._open(client, door, address[0])
+            elif door.proxied:
+                self._proxied(client, door, address[0])
             else:
-                self._admit(client, door, address[0], self.limits)
+                self._admit(client, door, address[0])
 
     def _relisten(self) -> None:
         if not self._leaving:
@@ -380,7 +394,7 @@ class Smtp(Process):
         if "smtp" in self.paused:
             self._turn_away(client, door, reply.R421_PAUSED)
             return True
-        if len(self.clients) < self._max_clients:
+        if len(self.clients) + len(self._preambles) < self._max_clients:
             return False
         if self._too_many < self.loop.time():
             self._too_many = self.loop.time() + TOO_MANY_EVERY
@@ -389,9 +403,42 @@ class Smtp(Process):
         self._turn_away(client, door, reply.R421_CONNECTIONS)
         return True
 
-    def _admit(self, sock: socket.socket, door: Door, address: str, limits: Clients) -> None:
+    def _proxied(self, sock: socket.socket, door: Door, address: str) -> None:
+        """Somebody who has to be a proxy connected."""
+        table = door.listener.proxy_from
+        if not table:
+            self._read_proxy(sock, door, address, Found.YES)
+        elif len(self._lookups) < LOOKUPS_MAX:
+            self._look_up(table, address, partial(self._read_proxy, sock, door, address))
+        else:
+            self._turn_away(sock, door, reply.R421_BUSY)
+
+    def _read_proxy(self, sock: socket.socket, door: Door, address: str, trusted: Found) -> None:
+        sid = self._new_id()
+        shown = logline.address_text(address)
+        if trusted is not Found.YES or self._leaving:
+            self.log(logline.SMTP_PROXY_CLOSED.format(id=sid, address=shown, reason="not a trusted proxy"))
+            self._turn_away(sock, door, reply.R554_NO_PROXY if trusted is Found.NO else reply.R421_BUSY)
+            return
+        self.log(logline.SMTP_PROXY.format(id=sid, address=shown))
+        header = ProxyHeader(v1=bool(door.listener.proxy_from))
+
+        def done(why: str) -> None:
+            del self._preambles[sid]
+            if why:
+                self.log(logline.SMTP_PROXY_CLOSED.format(id=sid, address=shown, reason=why))
+                _close(sock)
+            else:
+                self._admit(sock, door, header.address or address)
+
+        self._preambles[sid] = Preamble(self.loop, sock, header, PROXY_TIMEOUT, done)
+
+    def _admit(self, sock: socket.socket, door: Door, address: str) -> None:
         """Open a session, unless this client has enough of them."""
-        limit = limits.open(address, self.loop.time())
+        if self.limits is None:
+            self._open(sock, door, address)
+            return
+        limit = self.limits.open(address, self.loop.time())
         exempt = self.config.client_limits.exempt
         if not limit:
             self._open(sock, door, address).counted = True
@@ -429,7 +476,7 @@ class Smtp(Process):
         if door.listener.tls is not Tls.SMTPS:
             with contextlib.suppress(OSError):
                 client.send(f"{text}\r\n".encode("ascii"))
-        client.close()
+        _close(client)
 
     def relieve(self) -> None:
         """Clients hold more than is good: those who hold most have to go, as many as it takes."""
@@ -600,6 +647,8 @@ class Smtp(Process):
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
+        for preamble in list(self._preambles.values()):
+            preamble.end("shutdown")
         for client in list(self.clients.values()):
             client.run(client.session.shutdown(self.now()))
         if self.clients and not self.queue.closed:

@@ -385,6 +385,40 @@ def test_failed_logins_of_those_who_are_exempt_do_not_count(houses: Callable[...
     assert not house.smtp._may_log_in("192.0.2.1")
 
 
+def proxied(houses: Callable[..., House], **fields: object) -> House:
+    listener = Listener(address="127.0.0.1", port=2525, hostname="mx.example.org", **fields)  # type: ignore[arg-type]
+    return houses(listeners=(listener, CONFIG.listeners[1]))
+
+
+def test_a_proxy_says_who_the_client_is(houses: Callable[..., House]) -> None:
+    house = proxied(houses, proxy_from="proxies")
+    client = house.call()
+    client.send(b"PROXY TCP4 192.0.2.7 127.0.0.1 1234 25\r\n")
+    house.until(lambda: any(isinstance(message, SmtpLookup) for message in house.lka.sent))
+    [ask] = house.lka.take(SmtpLookup)
+    assert isinstance(ask, SmtpLookup)
+    assert (ask.service, ask.table, ask.key) == ("netaddr", "proxies", "127.0.0.1")
+    assert not house.smtp.clients
+    house.smtp.looked_up(house.lka, SmtpLookedUp(ask.reqid, Found.YES, ""))  # type: ignore[arg-type]
+    house.until(lambda: any(isinstance(message, SmtpLookupName) for message in house.lka.sent))
+    [name] = house.lka.take(SmtpLookupName)
+    assert isinstance(name, SmtpLookupName)
+    assert name.address == "192.0.2.7"
+
+
+@pytest.mark.parametrize("data", [b"EHLO x\r\n", b"PROXY UNKNOWN\r\n", b""])
+def test_who_does_not_speak_as_a_proxy_is_hung_up_on(houses: Callable[..., House], data: bytes) -> None:
+    house = proxied(houses, proxy_v2=True)
+    client = house.call()
+    client.send(data)
+    if not data:
+        house.until(lambda: bool(house.smtp._preambles))
+        [preamble] = house.smtp._preambles.values()
+        preamble.end("timeout")
+    assert house.hear(client) == b""
+    assert not house.smtp.clients and not house.smtp._preambles
+
+
 def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
     house.smtp.submit(house.control, CtlSubmit(7, 1000))  # type: ignore[arg-type]
     assert house.control.sent == [CtlSubmitReady(7)]

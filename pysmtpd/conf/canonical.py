@@ -16,7 +16,7 @@ TABLE = "<dynamic:"
 CHAIN = "<dynchain:"
 MASKED = "\0"                      # no string of a file holds it
 STARS = "********"
-LISTENER_TABLES = ("hostnames", "senders", "auth_table")
+LISTENER_TABLES = ("hostnames", "senders", "auth_table", "proxy_from")
 ACTION_TABLES = ("alias", "virtual", "userbase", "host", "domain", "helo_src", "src", "auth")
 # Uses whose values are passwords.
 _CREDENTIALS = ("auth_table", "auth")

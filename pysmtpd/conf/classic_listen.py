@@ -3,7 +3,18 @@
 from pysmtpd.conf.draft import Deferred, Facts, Said
 from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
-from pysmtpd.conf.rewrite import Statement, entries, kept, keyword, mapping, now, quoted, table_follows, word
+from pysmtpd.conf.rewrite import (
+    Statement,
+    entries,
+    kept,
+    keyword,
+    mapping,
+    now,
+    quoted,
+    table,
+    table_follows,
+    word,
+)
 
 CERTIFICATES = "/etc/mail/certs"   # where a certificate was looked for by its name, before 5.4
 SOCKET_TAG = "local"               # what came by the socket had this tag, from 5.9 on
@@ -15,7 +26,8 @@ _FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "proxy
 _STRINGS = ("pki", "ca", "ciphers", "protocols", "hostname", "tag")
 _TLS = ("tls", "tls-require", "smtps")
 # What may stand in the place of a table that can be left out, and was not reserved in 6.0.
-_NO_TABLE = frozenset({"dsn-notify", "dsn-ret", "mask-src", "protocols", "proxy-v2", "secure", "ssl"})
+_NO_TABLE = frozenset({"dsn-notify", "dsn-ret", "mask-src", "protocols", "proxy", "proxy-v2", "secure",
+                       "ssl"})
 
 
 def is_classic_listen(p: Parser, tokens: list[Token]) -> bool:
@@ -73,7 +85,8 @@ class _Listen:
         if self.has_address:
             p.word("enable")           # of the first versions, before auth
             found = p.word("port", *_FLAGS, "tls-require", "smtps", "secure", "ssl", *_STRINGS, "certificate", "filter",
-                           "auth", "auth-optional", "hostnames", "senders", "mask-source", "dsn-notify", "dsn-ret")
+                           "auth", "auth-optional", "hostnames", "senders", "proxy", "mask-source", "dsn-notify",
+                           "dsn-ret")
         else:
             found = p.word("filter", "mask-source", "mask-src", "no-dsn", "tag")
         if found is None:
@@ -97,6 +110,8 @@ class _Listen:
         if text in ("auth", "auth-optional"):
             option = p.token.kind is Kind.WORD and p.token.text in _NO_TABLE
             return [keyword(found), *(mapping(p) if not option and table_follows(p) else [])]
+        if text == "proxy":
+            return [keyword(found), keyword(p.must("from")), *table(p)]
         if text in ("hostnames", "senders"):
             extra = [] if text == "hostnames" else ["masquerade"]
             return [keyword(found), *mapping(p), *([keyword(p.last)] if extra and p.word(*extra) else [])]

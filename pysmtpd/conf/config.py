@@ -125,6 +125,7 @@ class Listener(Frozen):
     no_dsn: bool = False
     received_auth: bool = False
     proxy_v2: bool = False
+    proxy_from: str = ""                    # ours: table of proxies, which may speak version 1 too
     at: Position = Position()
 
     @property

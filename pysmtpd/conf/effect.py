@@ -14,6 +14,5 @@ NOT_IN_EFFECT = frozenset({
     "filter",
     "listen filter",
     "listen hostnames",
-    "listen proxy-v2",
     "action relay filter",
 })

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pysmtpd.conf.config import Tls
 from pysmtpd.conf.diagnostic import shown
-from pysmtpd.conf.draft import Listen, anything, mapping
+from pysmtpd.conf.draft import Listen, anything, either, mapping
 from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import single, table, table_follows
 from pysmtpd.conf.lexer import Kind, Token
@@ -102,6 +102,8 @@ def _auth(p: Parser, made: Listen, word: Token) -> None:
         else:
             made.fields["auth_table"] = single(p, service, anything("auth"))
         return
+    if p.token.kind is Kind.WORD and p.token.text == "proxy":
+        return                     # the option, although the word is not reserved
     if table_follows(p):
         made.fields["auth_table"] = table(p, anything("auth"))
 
@@ -136,9 +138,22 @@ def _senders(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _flag(p: Parser, made: Listen, word: Token) -> None:
-    """flag = "mask-src" | "no-dsn" | "received-auth" | "proxy-v2" """
+    """flag = "mask-src" | "no-dsn" | "received-auth" """
     p.once(made.seen, word.text, word, f"{word.text} already specified")
     made.fields[word.text.replace("-", "_")] = True
+
+
+def _proxy(p: Parser, made: Listen, word: Token) -> None:
+    """proxy = "proxy-v2" | "proxy" "from" table
+
+    The latter is ours."""
+    p.once(made.seen, "proxy", word, f"{word.text} already specified" if "proxy" not in made.seen
+           or made.seen["proxy"].text == word.text else "proxy-v2 and proxy from exclude each other")
+    if word.text == "proxy-v2":
+        made.fields["proxy_v2"] = True
+    else:
+        p.must("from")
+        made.fields["proxy_from"] = table(p, either("proxy from"))
 
 
 SOCKET_OPTIONS: dict[str, Option] = {
@@ -165,5 +180,6 @@ LISTEN_OPTIONS: dict[str, Option] = {
     "auth-optional": _auth,
     "senders": _senders,
     "received-auth": _flag,
-    "proxy-v2": _flag,
+    "proxy-v2": _proxy,
+    "proxy": _proxy,
 }

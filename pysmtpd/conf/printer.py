@@ -326,6 +326,8 @@ def _who(config: Config, one: Listener) -> Iterator[str]:
             yield f" {one.auth_backend} {quoted(one.auth_path)}"
     if one.senders:
         yield f" senders {_table(config, one.senders)}{' masquerade' if one.masquerade else ''}"
+    if one.proxy_from:
+        yield f" proxy from {_table(config, one.proxy_from)}"
     if one.hostnames:
         yield f" hostnames {_table(config, one.hostnames)}"
 

@@ -6,7 +6,7 @@ from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 from tests.conf import test_valid
 from tests.conf.machine import read
 
-OURS = {"resolver", "test", "log"}
+OURS = {"resolver", "test", "log", "proxy"}
 # Reserved for statements that OpenSMTPD had, or was to have.
 UNUSED = {"data-line", "group", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
