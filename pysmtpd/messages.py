@@ -197,7 +197,7 @@ class SmtpLookup(Message):
     """Something about an address, from a table that the configuration names."""
 
     reqid: U64
-    service: Name                  # netaddr
+    service: Name                  # netaddr, addrname
     table: Name
     key: Name
 

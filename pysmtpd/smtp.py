@@ -467,8 +467,11 @@ class Smtp(Process):
     @handles(SmtpLookedUp)
     def looked_up(self, _peer: Peer, message: SmtpLookedUp) -> None:
         then = self._lookups.pop(message.reqid, None)
+        client = self.clients.get(message.reqid)
         if then is not None:
             then(message.found)
+        elif client is not None:
+            client.answer(message)         # the name of this server
 
     def _turn_away(self, client: socket.socket, door: Door, text: Reply) -> None:
         """Say why and close; one that expects a handshake could not read it."""
@@ -503,8 +506,9 @@ class Smtp(Process):
 
     def _open(self, sock: socket.socket, door: Door, address: str) -> Client:
         sid = self._new_id()
+        local = sock.getsockname()[0].partition("%")[0] if door.listener.hostnames else ""
         session = SmtpSession(door.listener, door.settings, sid, address, self._next_msgid,
-                              random=self.random.getrandbits, may_log_in=self._may_log_in)
+                              random=self.random.getrandbits, local=local, may_log_in=self._may_log_in)
         client = Client(self, sock, door, session, sid, address)
         self.clients[sid] = client
         self.stats.add("smtp.session")

@@ -13,6 +13,5 @@ NOT_IN_EFFECT = frozenset({
     "proc",
     "filter",
     "listen filter",
-    "listen hostnames",
     "action relay filter",
 })

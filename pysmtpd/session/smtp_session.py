@@ -25,6 +25,8 @@ from pysmtpd.messages import (
     SenderChecked,
     SmtpCheckSender,
     SmtpEnvelopes,
+    SmtpLookedUp,
+    SmtpLookup,
     SmtpLookupName,
     SmtpMessage,
     SmtpMessageCommit,
@@ -81,10 +83,10 @@ class SmtpSession(Chunking):
 
     def __init__(self, listener: Listener, settings: SessionSettings, id: int, address: str,
                  msgids: Callable[[], MsgId | None], *, random: Callable[[int], int], username: str = "",
-                 may_log_in: Callable[[str], bool] = lambda _address: True) -> None:
+                 local: str = "", may_log_in: Callable[[str], bool] = lambda _address: True) -> None:
         """``address`` is an IP address or LOCAL, whose sessions count as authenticated; ``msgids`` gives the next
         message id, or None when there is none at hand; ``random`` gives so many random bits;
-        ``may_log_in`` says whether an address may try to."""
+        ``local`` is our address, where names depend on it; ``may_log_in`` says whether an address may try to."""
         super().__init__(id, listener, address, random, may_log_in)
         # An smtps listener shakes hands before start().
         self._shaking = self._pausing = listener.tls is Tls.SMTPS
@@ -94,6 +96,7 @@ class SmtpSession(Chunking):
         self._authenticated = address == LOCAL or username != ""
         self._username = username
         self._msgids = msgids
+        self._local = local
         self._tls: TlsFacts | None = None
         self._greeted = False
         self._helo = ""
@@ -113,6 +116,8 @@ class SmtpSession(Chunking):
         self._now = now
         if self._address == LOCAL:
             self._connected()
+        elif self._local:
+            self._ask(SmtpLookup(self.id, "addrname", self._listener.hostnames, self._local), self._own_name_looked_up)
         else:
             self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
         return self._done()
@@ -178,6 +183,13 @@ class SmtpSession(Chunking):
             self._log(logline.SMTP_FAILED_COMMAND.format(id=self.id, command=loggable(self._command), result=text))
 
     # connected
+
+    def _own_name_looked_up(self, message: Message) -> None:
+        """Where the table has no name, or fails, the listener's own does."""
+        assert isinstance(message, SmtpLookedUp)
+        if message.found is Found.YES and message.value:
+            self._settings = self._settings._replace(smtpname=message.value)
+        self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
 
     def _name_looked_up(self, message: Message) -> None:
         assert isinstance(message, NameLookedUp)

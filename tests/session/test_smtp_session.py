@@ -11,7 +11,18 @@ from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.conf.config import Config, Limits, Listener, Tls
 from pysmtpd.imsg import CHUNK_MAX
-from pysmtpd.messages import RcptExpanded, SmtpMessage, SmtpMessageCommit, SmtpMessageCommitted
+from pysmtpd.messages import (
+    Fcrdns,
+    Found,
+    NameLookedUp,
+    RcptExpanded,
+    SmtpLookedUp,
+    SmtpLookup,
+    SmtpLookupName,
+    SmtpMessage,
+    SmtpMessageCommit,
+    SmtpMessageCommitted,
+)
 from pysmtpd.session import smtp_session
 from pysmtpd.session.conversation import TURN_MAX, WAITING_MAX
 from pysmtpd.session.effects import Ask, Body, Close, Effect, Log, Send, StartTls, Wait
@@ -404,3 +415,18 @@ def test_starttls_effect_is_last() -> None:
     found = player(Listener(address="192.0.2.1", tls=Tls.OFFERED))
     effects = found.session.receive(b"EHLO c.example\r\nSTARTTLS\r\nNOOP\r\n", 0)
     assert [type(effect) for effect in effects] == [Send, StartTls]
+
+
+@pytest.mark.parametrize(("found", "value", "name"), [
+    (Found.YES, "other.example", "other.example"), (Found.NO, "", "mx.example.org"),
+    (Found.TEMPFAIL, "", "mx.example.org"),
+])
+def test_the_name_of_the_server_may_depend_on_its_address(found: Found, value: str, name: str) -> None:
+    listener = Listener(address="0.0.0.0", port=25, hostnames="names")
+    session = SmtpSession(listener, SessionSettings("mx.example.org"), 7, "192.0.2.10", lambda: None,
+                          random=lambda bits: 0, local="192.0.2.1")
+    assert session.start(0) == [Ask(SmtpLookup(7, "addrname", "names", "192.0.2.1"))]
+    assert session.answer(SmtpLookedUp(7, found, value), 0) == [Ask(SmtpLookupName(7, "192.0.2.10"))]
+    greeting = session.answer(NameLookedUp(7, "client.example", Fcrdns.PASS), 0)[0]
+    assert isinstance(greeting, Send)
+    assert greeting.data.startswith(f"220 {name} ESMTP".encode())
