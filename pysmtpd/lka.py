@@ -99,6 +99,7 @@ ADDRESSES_KEPT = 10.0              # seconds until the machine is asked again wh
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
+PROBLEMS_MAX = 50                  # members of one recipient that are left out, in the log
 SRS_HOPS = 3                       # rewritten addresses inside of each other
 DISCARD_PORT = 9
 SMTP_SERVICES = frozenset({"netaddr", "addrname"})
@@ -254,8 +255,11 @@ class Lka(Process):
     def _send_expanded(self, peer: Peer, message: ExpandRcpt, expanded: Expanded) -> None:
         if self._traced:
             self._trace_expansion(expanded)
-        for problem in expanded.problems:
+        for problem in expanded.problems[:PROBLEMS_MAX]:
             self.log(f"warn: lka: {problem}", Level.ERR)
+        if len(expanded.problems) > PROBLEMS_MAX:
+            self.log(f"warn: lka: and {len(expanded.problems) - PROBLEMS_MAX} more members of "
+                     f"<{message.envelope.rcpt}>", Level.ERR)
         try:
             for frame in frames(message.reqid, message.envelope.evpid, expanded, self.seal):
                 peer.send(frame)

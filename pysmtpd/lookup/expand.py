@@ -6,6 +6,7 @@ node and of what slow tables and files answered (lookup.memo), so that a step is
 answer.  What fails for now refuses the recipient; a member of a list that fails for good leaves the others alone.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,13 +17,13 @@ from pysmtpd.base.mailaddr import MailAddr, split_tag
 from pysmtpd.base.reply import REPLY_MAX
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
-from pysmtpd.conf.config import ALIAS_USER, Action, Config, Method
+from pysmtpd.conf.config import ALIAS_USER, Action, Config, Criterion, Method
 from pysmtpd.lookup import forward, members
 from pysmtpd.lookup.facts import Facts
 from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Opening, User
 from pysmtpd.lookup.match import tagged
 from pysmtpd.lookup.members import Kind, Members
-from pysmtpd.lookup.memo import Asked, Memo, Pending
+from pysmtpd.lookup.memo import NEXT_TURN, Asked, Memo, Pending
 from pysmtpd.lookup.node import (
     EXPANSION_PERM,
     EXPANSION_TEMP,
@@ -43,6 +44,8 @@ NODES_MAX = 20_000                 # of one recipient
 ASK_MAX = 500                      # questions of one recipient at the same time
 OWNERS_TOLD_MAX = 50               # bad members of one recipient that owners of lists are told of
 WHY_MAX = 1024                     # octets
+SLICE = 50_000                     # rules of work, about 10 ms, before others have their turn
+STEP_WORK = 100                    # what a node costs besides its rules, in rules
 BAD_MEMBER_ESC = "5.1.1"
 
 
@@ -80,7 +83,9 @@ class Expander:
 
     def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:
         """Expand at once.  Raises Pending when something slow has to be asked first."""
-        return self.expansion(envelope, tls=tls, local=local).run(memo if memo is not None else Memo())
+        expansion = self.expansion(envelope, tls=tls, local=local)
+        expansion.slice = math.inf
+        return expansion.run(memo if memo is not None else Memo())
 
 
 class Expansion:
@@ -92,7 +97,13 @@ class Expansion:
         self._tls = tls
         self._local = local
         self._root = Node(Kind.ADDRESS, str(envelope.dest), envelope.dest, None)
-        self._level = [self._root]
+        self.slice: float = SLICE
+        self._work = 0
+        self._level = [self._root]     # of which those in _todo have no step yet, and the first _applied are replaced
+        self._todo = [self._root]
+        self._applied = 0
+        self._below: list[Node] = []
+        self._failing: list[Criterion] = []
         self._steps: dict[Node, Step | Refusal] = {}
         self._seen = {self._root.identity}
         self._nodes = 1
@@ -111,23 +122,35 @@ class Expansion:
                             refusal.whole)
 
     def _run_level(self, memo: Memo) -> None:
+        todo, self._todo = self._todo, []
         wanted: list[tuple[Asked[object, object], object]] = []
-        for node in self._level:
-            if node in self._steps:
-                continue
+        for at, node in enumerate(todo):
+            if len(wanted) >= ASK_MAX or self._work >= self.slice:
+                self._todo += todo[at:]
+                break
             try:
                 self._steps[node] = self._step(node, memo)
             except Pending as pending:
                 wanted += pending.wanted
-                if len(wanted) >= ASK_MAX:
-                    break
+                self._todo.append(node)
             except Refusal as refusal:
                 self._steps[node] = refusal
-        if wanted:
-            raise Pending(wanted)
-        done, self._level = self._level, []
-        for node in done:
+            self._work += STEP_WORK
+        if wanted or self._todo:
+            self._work = 0
+            raise Pending(wanted or [NEXT_TURN])
+        self._apply_level()
+
+    def _apply_level(self) -> None:
+        while self._applied < len(self._level):
+            if self._work >= self.slice:
+                self._work = 0
+                raise Pending([NEXT_TURN])
+            node = self._level[self._applied]
+            self._applied += 1
             self._apply(node, self._steps.pop(node))
+        self._level, self._below, self._applied = self._below, [], 0
+        self._todo = self._level.copy()
 
     def _apply(self, node: Node, step: Step | Refusal) -> None:
         if isinstance(step, Refusal):
@@ -138,6 +161,7 @@ class Expansion:
             return
         if step.envelope is not None:
             self._deliver(node, step.envelope)
+        self._work += STEP_WORK // 4 * (1 + len(step.children))
         for child in step.children:
             node.children.append(child)
             self._nodes += 1
@@ -146,7 +170,7 @@ class Expansion:
             identity = child.identity
             if identity not in self._seen:
                 self._seen.add(identity)
-                self._level.append(child)
+                self._below.append(child)
             elif node.leads_to(identity):
                 child.note = "loop: it led here itself"
                 self._loop = f"loop: {child.kind.value} {child.name} leads to itself"
@@ -230,7 +254,7 @@ class Expansion:
         internal = node.parent is not None
         envelope = replace(self._envelope, dest=node.address) if internal else self._envelope
         facts = Facts(envelope, tls=self._tls, local=self._local, internal=internal, memo=memo)
-        decision = node.decision = self._x.ruleset.evaluate(facts)
+        decision = node.decision = self._decide(facts)
         action = node.action = self._action(decision, envelope)
         node.rule = decision.rule
         if action.is_relay:
@@ -241,6 +265,15 @@ class Expansion:
         if children is None:
             raise Refusal(EXPANSION_PERM, f"{node.address} is not in {action.virtual}", alone=True)
         return Step(children)
+
+    def _decide(self, facts: Facts) -> Decision:
+        decision = self._x.ruleset.evaluate(facts)
+        self._work += len(decision.failed)
+        if decision.failed == self._failing:
+            # As for the member before it: a list of thousands would keep thousands of rules for each.
+            return decision._replace(failed=self._failing)
+        self._failing = decision.failed
+        return decision
 
     def _virtual_keys(self, address: MailAddr) -> list[str]:
         """``user+tag@dom``, ``user@dom``, ``user+tag``, ``user``, ``@dom``, ``@``."""
@@ -391,7 +424,7 @@ class Expansion:
         if found.why:
             raise Refusal(EXPANSION_TEMP, found.why)
         origin = node.origin or Origin()
-        return Step(self._children(node, forward.read_include(found.content), origin._replace(path=node.name)))
+        return Step(self._children(node, found.members, origin._replace(path=node.name)))
 
     def _envelope_of(self, node: Node, action: Action, agent: Agent, user: str, command: str = "") -> Envelope:
         return replace(self._envelope, agent=agent, action=action.name, dest=node.address, user=user, command=command,

@@ -30,6 +30,7 @@ from pysmtpd.session.path import parse_path
 
 ACCEPTED = "250 2.1.5 Destination address valid: Recipient ok"
 CHILDREN_MAX = 200                 # shown of one node
+RULES_MAX = 2000                   # that do not match, shown of all members together
 HOSTS_MAX = 10                     # shown of one relay
 ROUTES_MAX = 20                    # relays whose hosts are looked up
 
@@ -50,6 +51,7 @@ class Explainer:
         self._dns = dns
         self._shuffle = shuffle
         self._routes: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._rules_left = RULES_MAX
 
     async def explain(self, ask: Expectation) -> Explained:
         """ask: the client, as a test in smtpd.conf describes one.  Raises Unexplained."""
@@ -81,6 +83,8 @@ class Explainer:
             rules = self._rules(node, facts if not internal else self._facts_of(node, facts))
         children = [await self._part(child, facts) for child in node.children[:CHILDREN_MAX]]
         notes = [node.note] if node.note else []
+        if node.decision is not None and len(rules) < len(node.decision.failed):
+            notes.append(f"{len(node.decision.failed)} rules before it do not match")
         if len(node.children) > CHILDREN_MAX:
             notes.append(f"and {len(node.children) - CHILDREN_MAX} more members")
         name = f"<{node.address}>" if node.kind is Kind.ADDRESS else node.name
@@ -95,10 +99,15 @@ class Explainer:
     def _rules(self, node: Node, facts: Facts) -> tuple[Tried, ...]:
         decision = node.decision
         assert decision is not None
+        failed = decision.failed
+        if node.parent is not None:
+            # The first members are told in full: a thousand rules for each of a list would be too much for anybody.
+            failed = failed if len(failed) <= self._rules_left else []
+            self._rules_left -= len(failed)
         tried = [
             Tried(at=str(rule.at), matched=False,
                   text=f"{words(criterion, self._config.tables)}{_compared(criterion, facts)}")
-            for rule, criterion in zip(self._config.rules, decision.failed, strict=False)
+            for rule, criterion in zip(self._config.rules, failed, strict=False)
         ]
         if decision.rule is not None:
             tried.append(Tried(at=str(decision.rule.at), matched=True, text=outcome(decision.rule)))

@@ -5,8 +5,10 @@ The parent opens .forward, because only root may; lka gets the descriptor of a f
 
 import asyncio
 import enum
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
@@ -64,7 +66,7 @@ ABSENT = Forward(Opening.NONE)
 class Included(NamedTuple):
     """What an :include: file holds, or why it cannot be read."""
 
-    content: bytes
+    members: Members
     why: str = ""
 
 
@@ -187,12 +189,40 @@ class Includes:
 
 
 def read_file(path: str) -> Included:
-    """A whole file, or why not."""
+    """The members in a whole file, or why not."""
     try:
-        with open(path, "rb") as file:
+        fd = _open(path)
+        with open(fd, "rb") as file:
             content = file.read(INCLUDE_MAX + 1)
     except OSError as error:
-        return Included(b"", f"{path}: {error.strerror}")
+        return Included(_NOBODY, f"{path}: {error.strerror}")
     if len(content) > INCLUDE_MAX:
-        return Included(b"", f"{path}: larger than {INCLUDE_MAX} octets")
-    return Included(content)
+        return Included(_NOBODY, f"{path}: larger than {INCLUDE_MAX} octets")
+    return Included(read_include(content))
+
+
+_NOBODY = Members([], [])
+
+
+def _open(path: str) -> int:
+    """A regular file.  Lists belong to people who are not the administrator: theirs must neither hold a thread, as a
+    FIFO would, nor be a link to what they may not read and lka may, whose lines would be told as bad members.
+
+    Raises OSError."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    link = None
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK):
+            raise
+        link = os.lstat(path)
+        fd = os.open(path, flags)
+    found = os.fstat(fd)
+    why = "" if stat.S_ISREG(found.st_mode) else "not a regular file"
+    if link is not None and link.st_uid not in (0, found.st_uid):
+        why = "a link to somebody else's file"
+    if why:
+        os.close(fd)
+        raise OSError(errno.EPERM, why)
+    return fd

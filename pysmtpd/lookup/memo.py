@@ -40,6 +40,19 @@ class Asked(Protocol[Q_contra, A_co]):
         """The answer, within a bounded time.  Raises LookupFailed."""
 
 
+class _NextTurn:
+    """Asked for nothing but that others have their turn."""
+
+    def known(self, _question: None) -> Unknown:
+        return UNKNOWN_YET
+
+    async def answer(self, _question: None) -> None:
+        await asyncio.sleep(0)
+
+
+NEXT_TURN: tuple[Asked[Any, Any], Hashable] = (_NextTurn(), None)
+
+
 class Pending(Exception):
     """These have to be answered first."""
 

@@ -1,5 +1,7 @@
 """lookup.expand: aliases, virtual users, lists, .forward, and what becomes of bad members."""
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,12 @@ import pytest
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.conf.config import Action, Method
-from pysmtpd.lookup.expand import DEPTH_MAX, Expander
-from pysmtpd.lookup.forward import FORWARD_MAX, Forward, Included, Opening, User, read_file
-from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
+from pysmtpd.lookup.expand import DEPTH_MAX, SLICE, STEP_WORK, Expander
+from pysmtpd.lookup.forward import FORWARD_MAX, Forward, Included, Opening, User, read_file, read_include
+from pysmtpd.lookup.memo import NEXT_TURN, UNKNOWN_YET, Memo, Pending, Unknown
 from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.table_static import StaticTable
-from tests.lookup.made import LOCAL_RULE, RELAY_RULE, DownTable, envelope, expander, settled
+from tests.lookup.made import LOCAL_RULE, RELAY_RULE, DownTable, envelope, expander, run, settled
 
 TEMP, PERM = "424 4.2.4 Mailing list expansion problem", "524 5.2.4 Mailing list expansion problem"
 
@@ -43,7 +45,7 @@ class Homes:
         if isinstance(question, str):
             self.asked.append(question)
             content = self.files.get(question)
-            return Included(content.encode()) if content is not None else Included(b"", f"{question}: not there")
+            return Included(read_include((content or "").encode()), f"{question}: not there" * (content is None))
         self.asked.append(question.name)
         found = self.forwards.get(question.name, Forward(Opening.NONE))
         return found if isinstance(found, Forward) else Forward(Opening.FILE, found)
@@ -276,6 +278,28 @@ def test_actions_that_only_forward_or_expand(method: Method, forward: bytes | No
     assert ends(expand("bob@localhost", made({}, homes=homes, method=method))) == expected
 
 
+def test_a_list_of_thousands_lets_others_have_their_turn() -> None:
+    files = {"/list": "".join(f"u{number}@far.example\n" for number in range(5000))}
+    expansion = made({"a": ":include:/list"}, homes=Homes(files=files)).expansion(
+        envelope("a@localhost"), tls=False, local=True)
+    slices = 0
+
+    async def count_slices() -> Expanded:
+        nonlocal slices
+        memo = Memo()
+        work = asyncio.ensure_future(memo.settle(lambda memo: expansion.run(memo), Pending([NEXT_TURN])))
+        while not work.done():
+            slices += 1
+            await asyncio.sleep(0)
+        return await work
+
+    expanded = run(count_slices())
+    assert len(expanded.envelopes) == 5000
+    assert slices > 5000 * STEP_WORK / SLICE
+    decisions = [node.decision for node in expanded.root.children[0].children[0].children]
+    assert decisions[0] is not None and all(one is not None and one.failed is decisions[0].failed for one in decisions)
+
+
 def test_a_long_list(monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"/list": "".join(f"u{number}@far.example\n" for number in range(1500))}
     expanded = expand("a@localhost", made({"a": ":include:/list"}, homes=Homes(files=files)))
@@ -287,7 +311,23 @@ def test_a_long_list(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_include_is_read_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "list"
     path.write_text("bob\n")
-    assert read_file(str(path)) == Included(b"bob\n")
+    assert read_file(str(path)) == Included(read_include(b"bob\n"))
     assert read_file(str(tmp_path / "none")).why.endswith("No such file or directory")
     monkeypatch.setattr("pysmtpd.lookup.forward.INCLUDE_MAX", 3)
     assert read_file(str(path)).why.endswith("larger than 3 octets")
+
+
+def test_an_include_that_is_a_fifo_or_a_directory_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert read_file(str(tmp_path / "fifo")).why.endswith("fifo: not a regular file")
+    assert read_file(str(tmp_path)).why.endswith("not a regular file")
+
+
+def test_an_include_is_no_link_to_somebody_elses_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "passwords").write_text("bob\n")
+    link = tmp_path / "list"
+    link.symlink_to("passwords")
+    assert read_file(str(link)) == Included(read_include(b"bob\n"))
+    others = os.stat_result((*link.lstat()[:4], 12345, *link.lstat()[5:]))
+    monkeypatch.setattr("pysmtpd.lookup.forward.os.lstat", lambda _path: others)
+    assert read_file(str(link)).why.endswith("list: a link to somebody else's file")

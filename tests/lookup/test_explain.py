@@ -18,6 +18,7 @@ from pysmtpd.lookup.expand import Expander
 from pysmtpd.lookup.explain import Explainer, Unexplained
 from pysmtpd.lookup.explained import Explained, lines
 from pysmtpd.lookup.forward import Forward, Included, Opening, User, read_file
+from pysmtpd.lookup.members import Members
 from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
 from pysmtpd.lookup.records import Records, Status
 from pysmtpd.lookup.ruleset import Ruleset
@@ -56,7 +57,7 @@ class Files:
 
     async def answer(self, question: Any) -> Any:
         if isinstance(question, str):
-            return Included(b"", f"{question}: No such file or directory") if "nonexistent" in question \
+            return Included(Members([], []), f"{question}: No such file or directory") if "nonexistent" in question \
                 else read_file(question)
         return self.HOMES.get(question.name, Forward(Opening.NONE))
 
