@@ -1,5 +1,6 @@
 """``listen on`` before 6.4."""
 
+from pysmtpd.conf.diagnostic import about
 from pysmtpd.conf.draft import Deferred, Facts, Said
 from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
@@ -17,6 +18,7 @@ from pysmtpd.conf.rewrite import (
 )
 
 CERTIFICATES = "/etc/mail/certs"   # where a certificate was looked for by its name, before 5.4
+DSN_RET_NOTE = "dsn-ret is gone: whoever asks for it gets the whole message back"
 SOCKET_TAG = "local"               # what came by the socket had this tag, from 5.9 on
 _ONLY_CLASSIC = frozenset({"certificate", "dsn-notify", "dsn-ret", "enable", "mask-source", "secure", "ssl"})
 _BEFORE_VALUE = frozenset({
@@ -152,7 +154,8 @@ class _Listen:
         p.must("disable" if found.text == "dsn-notify" else "headers")
         if found.text == "dsn-notify":
             return [word("no-dsn", found)]
-        self.notes.append("dsn-ret is gone: whoever asks for it gets the whole message back")
+        self.notes.append(DSN_RET_NOTE)
+        p.draft.warnings.append(about(found, DSN_RET_NOTE, warning=True))
         return []
 
     def write(self, facts: Facts) -> tuple[list[Statement], list[str]]:

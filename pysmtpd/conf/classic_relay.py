@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from pysmtpd.conf.diagnostic import did_you_mean, one_of, shown
 from pysmtpd.conf.draft import Said
-from pysmtpd.conf.lexer import Token
+from pysmtpd.conf.lexer import Kind, Token
 from pysmtpd.conf.parser import Parser
-from pysmtpd.conf.rewrite import kept, keyword, mapping, quoted, table, word, words
+from pysmtpd.conf.rewrite import kept, keyword, mapping, mark, quoted, table, word, words
 
 _URL = re.compile(r"(?:([A-Za-z0-9+.-]+)://)?(?:([^@]*)@)?(\[[^]]*\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?/?")
 _SMTPS_PORT = "465"
@@ -43,6 +43,10 @@ SCHEMAS = {
 }
 _WITHOUT = Schema("")
 VERIFY_NOTE = "without verify no certificate was checked, hence no-verify: remove that word to have it checked"
+# Of a relay before 5.2: what stood in the place of a URL, which schema that is, and where enable auth looked.
+_FIRST_TLS = ("tls", "ssl", "smtps")
+_FIRST_PORTS = {"smtp": "25", "smtps": "465", "submission": "587"}
+_FIRST_SECRETS = "secrets"
 _COMMON = ("as", "source", "hostname", "hostnames", "helo", "pki", "certificate", "ca")
 
 
@@ -59,21 +63,57 @@ class Relay:
         self._schema = _WITHOUT
         self._seen: dict[str, Token] = {}
         self._verify: Token | None = None
+        self._first_schema = ""        # before 5.2: of the words behind the host
+        self._first_port = ""
 
     def read(self, p: Parser) -> None:
         """relay = "relay" ( "via" STRING { via-option | option } | { mx-option | option } )"""
         via = p.word("via")
-        if via is not None:
-            self._url(p, p.string("the URL of a host"))
-        options = ("auth", "verify") if via is not None else ("backup", "tls")
-        while (option := p.word(*options, *_COMMON)) is not None:
-            p.once(self._seen, option.text, option, f"{option.text} already specified for this rule")
-            self.said += self._option(p, option)
+        if via is None:
+            self._options(p, ("backup", "tls"))
+        else:
+            url = p.string("the URL of a host")
+            if "://" in url.text:
+                self._url(p, url, url.text)
+                self._options(p, ("auth", "verify"))
+            else:
+                self._host(p, url)
         if self._schema.auth and "auth" not in self._seen:
             assert via is not None
             p.refuse(via, "this URL has a label, and no auth table where to find it", "write auth <TABLE> behind it")
         if self._schema.tls:
             self._tls(self._verify)
+
+    def _options(self, p: Parser, special: tuple[str, ...]) -> None:
+        while (option := p.word(*special, *_COMMON)) is not None:
+            kind = "tls" if "enable" in special and option.text in _FIRST_TLS else option.text
+            p.once(self._seen, kind, option, f"{option.text} already specified for this rule")
+            self.said += self._first(p, option) if "enable" in special else self._option(p, option)
+
+    def _host(self, p: Parser, host: Token) -> None:
+        """A host without a schema; before 5.2 what is a URL now was said by words behind it."""
+        self._options(p, ("auth", "verify", "enable", "port", *_FIRST_TLS))
+        said, self.said = self.said[1:], self.said[:1]
+        schema = self._first_schema
+        if schema and "auth" in self._seen:
+            schema += "+auth"
+        port = f":{self._first_port}" if self._first_port else ""
+        self._url(p, host, f"{schema}://{host.text}{port}" if schema else f"{host.text}{port}")
+        self.said += said
+
+    def _first(self, p: Parser, option: Token) -> list[Said]:
+        """first = "port" ( NUMBER | STRING | "smtps" ) | "tls" | "ssl" | "smtps" | "enable" "auth" """
+        if option.text in _FIRST_TLS:
+            self._first_schema = option.text
+        elif option.text == "port":
+            port = p.advance() if p.token.kind is Kind.NUMBER else p.word("smtps") or p.string("a port")
+            self._first_port = _FIRST_PORTS.get(port.text, port.text)
+        elif option.text == "enable":
+            self._seen["auth"] = p.must("auth")
+            return [keyword(p.last), mark("<", option), word(_FIRST_SECRETS, option), mark(">", option)]
+        else:
+            return self._option(p, option)
+        return []
 
     def _tls(self, verify: Token | None) -> None:
         """TLS is demanded; without verify no certificate is checked."""
@@ -123,9 +163,9 @@ class Relay:
         self._verify = option
         return []
 
-    def _url(self, p: Parser, token: Token) -> None:
+    def _url(self, p: Parser, token: Token, said: str) -> None:
         """URL = [ schema "://" ] [ label "@" ] host [ ":" port ]"""
-        match = _URL.fullmatch(token.text)
+        match = _URL.fullmatch(said)
         if match is None:
             p.refuse(token, "invalid url", "expected [schema://][label@]host[:port]")
         name, label, host, port = match[1], match[2], match[3], match[4]
