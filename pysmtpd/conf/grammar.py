@@ -27,6 +27,7 @@ from pysmtpd.conf.classic import production
 from pysmtpd.conf.config import Ca, Pki, Secret
 from pysmtpd.conf.diagnostic import Refused, about, closest, shown
 from pysmtpd.conf.draft import FileUse
+from pysmtpd.conf.hints import unknown
 from pysmtpd.conf.lexer import File, Kind, Token
 from pysmtpd.conf.parser import Parser
 from pysmtpd.conf.source import FILE_MAX
@@ -65,7 +66,7 @@ def _unknown(p: Parser, token: Token) -> NoReturn:
     near = closest(token.text, [*STATEMENTS, *CLASSIC] if p.classic else STATEMENTS)
     meant = f', did you mean "{near}"?' if near else ""
     p.refuse(token, f"unknown directive {shown(token.text)}{meant}",
-             "expected a directive (listen, action, match, table ...) or name = value")
+             "expected a directive (listen, action, match, table ...) or name = value", *unknown(token))
 
 
 def macro(p: Parser, name: Token) -> None:

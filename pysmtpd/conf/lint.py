@@ -1,9 +1,12 @@
-"""Warnings: what is declared, and never used.  What rules can never do is lookup.reach's."""
+"""Warnings: what is declared and never used, and hosts that are none.  What rules can never do is lookup.reach's."""
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from pysmtpd.conf.diagnostic import Diagnostic, about
+from pysmtpd.base import relay_url
+from pysmtpd.base.netaddr import parse_network
+from pysmtpd.conf.config import Position
+from pysmtpd.conf.diagnostic import Diagnostic, about, shown
 from pysmtpd.conf.draft import Draft
 
 FALLBACK = "*"                     # the pki for names that no other has
@@ -23,3 +26,40 @@ def unused(draft: Draft, macros: AbstractSet[str]) -> Iterator[Diagnostic]:
     for name, token in draft.macro_tokens.items():
         if name not in macros:
             yield about(token, f"macro ${name} is never used", warning=True)
+
+
+def hosts(draft: Draft) -> Iterator[Diagnostic]:
+    """Relays whose hosts stand in the file, and of which some cannot be reached, or cannot be logged in to."""
+    for action in draft.actions.values():
+        table = draft.tables.get(action.host)
+        if table is None or table.backend != "static" or not table.keys:
+            continue
+        found = []
+        for text in table.keys:
+            try:
+                found.append(relay_url.parse(text))
+            except ValueError as error:
+                yield _warning(table.at, f"{shown(text)} is no host to relay to: {error}")
+        labels = [one.label for one in found if one.label]
+        if labels and not action.auth:
+            yield _warning(table.at, f"the label {shown(labels[0])} is of no use: "
+                                     f"action {shown(action.name)} has no auth table where to find it")
+        if action.auth and found and not labels:
+            yield _warning(table.at, f"auth of action {shown(action.name)} is of no use: the host has no label, "
+                                     "such as smtp+tls://LABEL@mail.example.org")
+
+
+def clients(draft: Draft) -> Iterator[Diagnostic]:
+    """What stands in the file as the address of a client, and is none."""
+    for rule in draft.rules:
+        for criterion in rule.criteria:
+            table = draft.tables.get(criterion.table)
+            if criterion.kind != "from" or criterion.regex or table is None or table.backend != "static":
+                continue
+            for text in table.keys:
+                if text.lower() != "local" and parse_network(text) is None:
+                    yield _warning(table.at, f"no client has the address {shown(text)}: it is no address or network")
+
+
+def _warning(at: Position, message: str) -> Diagnostic:
+    return Diagnostic(at, message, warning=True)

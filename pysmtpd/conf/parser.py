@@ -15,6 +15,7 @@ from pysmtpd.base.format import parse as parse_format
 from pysmtpd.conf.diagnostic import Diagnostic, Refused, about, closest, did_you_mean, inside, one_of, shown
 from pysmtpd.conf.draft import Draft, Reference
 from pysmtpd.conf.effect import NOT_IN_EFFECT
+from pysmtpd.conf.hints import hints
 from pysmtpd.conf.lexer import File, Kind, Scanner, Token, scan_macro
 from pysmtpd.conf.source import Source
 from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
@@ -369,6 +370,7 @@ class Parser:
             notes.append(f'a number must be quoted here: "{token.text}"')
         if token.kind is Kind.MARK and token.text in "/@*[+-.%~?&|;":
             notes.append(f"what begins with {token.text} must be quoted")
+        notes += hints(token, self._before, self._want)
         before = self._before
         if before is not None and before.kind is Kind.QUOTED and not before.macro:
             first, last = before.at.line, before.file.position(before.end).line

@@ -53,7 +53,7 @@ class TablePrograms:
         if "/" in table.backend or not found:
             near = did_you_mean(table.backend, (*BACKENDS, *BUILT_IN))
             return self._refuse(token, f"backend {shown(table.backend)} does not exist{near}",
-                               f"there is no {program} in {LIBEXEC[0]}")
+                               f"there is no {program} in {LIBEXEC[0]}; packages such as opensmtpd-extras have some")
         arguments = (table.name, table.path) if table.path else (table.name,)
         return TableProgram(table=table.name, path=found[0], arguments=arguments, at=table.at)
 

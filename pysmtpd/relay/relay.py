@@ -4,13 +4,13 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.relay_url import RelayUrl, Schema, literal
 from pysmtpd.conf.config import Action, MtaLimits
 from pysmtpd.relay import tls_policy
 from pysmtpd.relay.route import Network, Route, Usage
 from pysmtpd.relay.shell import Link, Timer
 from pysmtpd.relay.task import Task, TaskKey
 from pysmtpd.relay.tls_policy import TlsPolicy
-from pysmtpd.relay.url import RelayUrl, Schema, literal
 
 
 class Connection(Protocol):

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from pysmtpd.base import logline
 from pysmtpd.base.envelope import Envelope
+from pysmtpd.base.relay_url import Schema
 from pysmtpd.messages import Found, Outcome
 from pysmtpd.relay import tls_policy
 from pysmtpd.relay.body import Bodies, Body
@@ -20,7 +21,6 @@ from pysmtpd.relay.relay import Connection, Relay
 from pysmtpd.relay.results import Results
 from pysmtpd.relay.shell import Link, Shell, TlsInfo
 from pysmtpd.relay.task import Task
-from pysmtpd.relay.url import Schema
 from pysmtpd.session import effects
 from pysmtpd.session import smtp_client as client
 from pysmtpd.session.smtp_client import Failed, SmtpClient, StartTls, State

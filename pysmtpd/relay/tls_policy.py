@@ -6,8 +6,8 @@ action is spoken to (as it did in OpenSMTPD).
 
 from typing import NamedTuple
 
+from pysmtpd.base.relay_url import Schema
 from pysmtpd.conf.config import Action
-from pysmtpd.relay.url import Schema
 from pysmtpd.session.smtp_client import StartTls
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from math import inf
 
-from pysmtpd.base import logline
+from pysmtpd.base import logline, relay_url
 from pysmtpd.base.envelope import NAME_MAX, Envelope
 from pysmtpd.conf.config import Action, Config
 from pysmtpd.messages import (
@@ -21,7 +21,7 @@ from pysmtpd.messages import (
     Outcome,
     QueueDeliver,
 )
-from pysmtpd.relay import connector, limits, url
+from pysmtpd.relay import connector, limits
 from pysmtpd.relay.body import Bodies
 from pysmtpd.relay.connector import Blocked, Connect, Exhausted
 from pysmtpd.relay.lookup import Questions
@@ -140,7 +140,7 @@ class TransferAgent:
             relay.secret = ""
         if not key.src:
             relay.source = ""
-        literal = None if key.mx else url.literal(key.domain)
+        literal = None if key.mx else relay_url.literal(key.domain)
         if literal is not None:
             relay.hosts, relay.hosts_at = [Candidate(0, key.domain, literal)], inf
         return relay
@@ -286,7 +286,7 @@ class TransferAgent:
         elif service == "credentials":
             relay.secret = value
         else:
-            relay.source = url.literal(value.strip()) or value
+            relay.source = relay_url.literal(value.strip()) or value
         self.mark(relay)
 
     def _resolved(self, relay: Relay, answer: MtaResolved) -> None:
@@ -495,8 +495,8 @@ class TransferAgent:
         }
 
 
-def _parse(smarthost: str) -> url.RelayUrl:
+def _parse(smarthost: str) -> relay_url.RelayUrl:
     try:
-        return url.parse(smarthost.strip())
+        return relay_url.parse(smarthost.strip())
     except ValueError:
         raise ValueError("Cannot parse smarthost") from None

@@ -73,7 +73,7 @@ def test_what_only_root_can_check_is_no_error() -> None:
     machine = Machine()
     machine.secret = {"/etc/secret"}
     machine.put("/etc/secret", "a b")
-    text = "table s file:/etc/secret\naction a relay host x auth <s>\naction b mbox alias <s>\n" \
+    text = "table s file:/etc/secret\naction a relay host smtps://l@x auth <s>\naction b mbox alias <s>\n" \
            "match for local action b\nmatch from any auth for any action a"
     assert warnings(text, machine) == ["1:9: warning: not checked: /etc/secret: need root"]
 
@@ -161,6 +161,9 @@ def test_the_short_name_of_the_host_is_local() -> None:
     assert config.tables["<anydestination>"].keys == ("*",)
 
 
+RELAY, USED = "action out relay host", "\nmatch for any action out"
+
+
 @pytest.mark.parametrize(("text", "warning"), [
     ("action a relay", '1:8: warning: action "a" is never used'),
     ('action a relay\ntest from a to b expect action a', '1:8: warning: action "a" is never used'),
@@ -175,6 +178,16 @@ def test_the_short_name_of_the_host_is_local() -> None:
     ("filter f proc-exec x\nfilter g chain { f }\nlisten on lo filter g", ""),
     ("proc p x", '1:6: warning: proc "p" is never used'),
     ('m = "x"', "1:1: warning: macro $m is never used"),
+    (f"{RELAY} smtps://mx.example.org:99999{USED}", '1:23: warning: "smtps://mx.example.org:99999" is no host to '),
+    (f"{RELAY} smtp+starttls://mx.example.org{USED}", '1:23: warning: "smtp+starttls://mx.example.org" is no host'),
+    (f"{RELAY} smtps://me@mx.example.org{USED}", '1:23: warning: the label "me" is of no use: action "out" has no'),
+    (f"{RELAY} smtps://mx.example.org auth {{ me = x:y }}{USED}", '1:23: warning: auth of action "out" is of no use'),
+    (f"{RELAY} smtps://me@mx.example.org auth {{ me = x:y }}{USED}", ""),
+    ('match from src 192.0.2.0/240 reject', '1:16: warning: no client has the address "192.0.2.0/240"'),
+    ('match from src "mx.example.org" reject', '1:16: warning: no client has the address "mx.example.org"'),
+    ('match from src { "local", "[2001:db8::]/32", "2001:db8:1::/48", 10.0.0.0/8, "192.168" } reject', ""),
+    ("match from src regex { '^192' } reject\nmatch from any reject\nmatch from local reject", ""),
+    ("listen on lo dsn-ret headers", "1:14: warning: dsn-ret is gone"),
     ('m = "x"\nmatch tag $m reject', ""),
     ("listen on lo inet4\nlisten on 127.0.0.1", "2:1: warning: 127.0.0.1 port 25 is already listened on"),
     ("listen on smtp.example.com", '1:11: warning: not checked: "smtp.example.com"'),

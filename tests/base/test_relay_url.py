@@ -2,7 +2,7 @@
 
 import pytest
 
-from pysmtpd.relay.url import RelayUrl, Schema, literal, parse
+from pysmtpd.base.relay_url import RelayUrl, Schema, literal, parse
 
 
 @pytest.mark.parametrize(("text", "url"), [
