@@ -386,6 +386,7 @@ class SmtpMessageCommit(Message):
     envelope_count: U32
     size: U64
     binary: bool = False           # it has bare CR, bare LF or NUL (RFC 3030 3)
+    utf8_header: bool = False      # its header is for those with SMTPUTF8 only
 
 
 @declare(0x47, QUEUE >> SMTP)
@@ -537,6 +538,7 @@ class QueueDeliver(Message):
     has_8bit: bool                 # whether the body has octets above 127
     body: Annotated[bytes, Meta(max_length=CARRIED_MAX)] = b""  # all of it, or nothing
     binary: bool = False           # not all of it are lines that end in CRLF: nothing of it may be converted
+    utf8_header: bool = False      # its header is for those with SMTPUTF8 only
 
 
 @declare(0x81, MTA >> QUEUE, MDA >> QUEUE)

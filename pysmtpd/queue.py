@@ -59,7 +59,17 @@ from pysmtpd.messages import (
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 from pysmtpd.spool import outcome
-from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, ROOM_MIN, Backend, Change, Message, SpoolError, Stored
+from pysmtpd.spool.backend import (
+    HAS_8BIT,
+    HAS_UTF8_HEADER,
+    IS_BINARY,
+    ROOM_MIN,
+    Backend,
+    Change,
+    Message,
+    SpoolError,
+    Stored,
+)
 from pysmtpd.spool.bodies import Bodies
 from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.commands import Commands
@@ -176,7 +186,8 @@ class Queue(Process):
 
     @handles(SmtpMessageCommit)
     def message_commit(self, peer: Peer, ask: SmtpMessageCommit) -> None:
-        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size, IS_BINARY * ask.binary)
+        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size,
+                     IS_BINARY * ask.binary | HAS_UTF8_HEADER * ask.utf8_header)
 
     def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int, flags: int = 0) -> None:
         def arrived(incoming: Incoming | None, reason: str) -> None:
@@ -377,7 +388,7 @@ class Queue(Process):
             self.flights.begin(stored, peer, len(body))
             try:
                 peer.send(QueueDeliver(envelope, message.size, bool(message.flags & HAS_8BIT), body,
-                                       bool(message.flags & IS_BINARY)))
+                                       bool(message.flags & IS_BINARY), bool(message.flags & HAS_UTF8_HEADER)))
             except ImsgError:
                 self._landed(peer, Result(envelope.evpid, Outcome.PERMFAIL, "5.3.0", "The envelope is too large"))
 

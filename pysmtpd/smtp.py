@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from pysmtpd.base import logline, reply
+from pysmtpd.base import idn, logline, reply
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
@@ -282,6 +282,7 @@ class Smtp(Process):
     ME = Proc.SMTP
 
     def preload(self) -> None:
+        idn.preload()
         self.sockets: dict[int, socket.socket] = {}
         self.server_tls = ServerTls()
         self.doors: list[Door] = []

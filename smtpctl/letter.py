@@ -82,6 +82,11 @@ class Letter:
         return self._body_8bit or any(not field.isascii() for _, field in self.fields)
 
     @property
+    def utf8_header(self) -> bool:
+        """Whether the header has octets above 127."""
+        return any(not field.isascii() for _, field in self.fields)
+
+    @property
     def size(self) -> int:
         """About how many octets there are."""
         return self._body_size + sum(len(field) + 1 for _, field in self.fields) + 2

@@ -47,7 +47,7 @@ class Submission:
 
     def send(self, sender: str, recipients: list[str], letter: "Letter", options: "Options") -> None:
         """One transaction: all recipients or none.  Raises Refused."""
-        commands = [self._mail(sender, letter, options)]
+        commands = [self._mail(sender, recipients, letter, options)]
         commands += [f"RCPT TO:<{rcpt}>" + (f" NOTIFY={options.notify}" if options.notify else "")
                      for rcpt in recipients]
         step = BATCH if "PIPELINING" in self.extensions else 1
@@ -71,13 +71,14 @@ class Submission:
         except Refused:
             pass
 
-    def _mail(self, sender: str, letter: "Letter", options: "Options") -> str:
+    def _mail(self, sender: str, recipients: list[str], letter: "Letter", options: "Options") -> str:
         command = f"MAIL FROM:<{sender}>"
         if letter.has_8bit and "8BITMIME" in self.extensions:
             command += " BODY=8BITMIME"
         if "SIZE" in self.extensions:
             command += f" SIZE={letter.size}"
-        if not sender.isascii() and "SMTPUTF8" in self.extensions:
+        beyond = letter.utf8_header or not all(each.isascii() for each in (sender, *recipients))
+        if beyond and "SMTPUTF8" in self.extensions:
             command += " SMTPUTF8"
         if options.ret:
             command += f" RET={options.ret}"

@@ -100,6 +100,7 @@ R552_DECLARED_SIZE = described(552, esc.TOO_BIG, "Declared size exceeds the limi
 R552_HEADER = described(552, esc.TOO_BIG, "Header too big")
 R553_NOTIFY_NEVER = Reply("553 NOTIFY option NEVER cannot be combined with other options")
 R553_ORCPT = Reply("553 ORCPT address syntax error")
+R553_SMTPUTF8 = Reply("553 5.6.7 Address needs SMTPUTF8")
 R553_SENDER = Reply("553 5.1.0 Sender address syntax error")
 R554_LOOP = described(554, esc.LOOP, "Loop detected")
 R554_TOO_BIG = described(554, esc.TOO_BIG, "Transaction failed, message too big")

@@ -68,6 +68,9 @@ class Lmtp:
         if self._tx.binary and not self._client.extensions.takes_binary:
             self._quit()
             raise permfail("5.6.1", "LMTP server error: it does not take binary mail (BINARYMIME)")
+        if self._tx.smtputf8 and not self._client.extensions.smtputf8:
+            self._quit()
+            raise permfail("5.6.7", "LMTP server error: it does not take internationalized mail (SMTPUTF8)")
         try:
             self._run(self._client.send(self._tx))
         except ValueError as error:

@@ -210,7 +210,8 @@ class Worker:
         return f"{ask.mbox_from} {ctime(int(time.time()), self._zone)}"
 
     def _lmtp(self, ask: WorkerDeliver) -> Sink:
-        tx = Transaction(ask.lmtp_from, (Recipient(ask.lmtp_rcpt),), ask.size, ask.has_8bit, binary=ask.binary)
+        tx = Transaction(ask.lmtp_from, (Recipient(ask.lmtp_rcpt),), ask.size, ask.has_8bit, binary=ask.binary,
+                         smtputf8=not (ask.lmtp_from + ask.lmtp_rcpt).isascii())
         return Lmtp(ask.argument, tx, timeout=ask.timeout, watch=self._sock.fileno())
 
     def _mda(self, ask: WorkerDeliver) -> Sink:

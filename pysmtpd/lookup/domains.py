@@ -5,6 +5,7 @@ Only tables in memory whose entries are plain names, ``*.name`` or ``*`` are her
 
 from collections.abc import Iterable, Mapping
 
+from pysmtpd.base import idn
 from pysmtpd.conf.config import LOCALNAMES
 from pysmtpd.lookup.order import keys_for
 from pysmtpd.lookup.service import Service
@@ -26,7 +27,7 @@ class DomainTables:
         self._numbers: dict[str, list[int]] = {}
         self.known: list[int] = []     # the tests that are answered here
         for number, table in self._tables.items():
-            entries = [entry.lower() for entry in table.entries]
+            entries = [idn.fold(entry.lower()) for entry in table.entries]
             if _plain(entries):
                 self.known.append(number)
                 for entry in entries:

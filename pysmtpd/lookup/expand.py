@@ -35,6 +35,7 @@ from pysmtpd.lookup.node import (
     Origin,
     Refusal,
 )
+from pysmtpd.lookup.order import forms
 from pysmtpd.lookup.ruleset import Decision, Ruleset
 from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.userinfo import GETPWNAM, UserInfo, userinfo
@@ -278,8 +279,9 @@ class Expansion:
     def _virtual_keys(self, address: MailAddr) -> list[str]:
         """``user+tag@dom``, ``user@dom``, ``user+tag``, ``user``, ``@dom``, ``@``."""
         names, domain = tagged(address.user.lower(), self._x.delimiter), address.domain.lower()
-        keys = [f"{name}@{domain}" for name in names] + list(names)
-        return [*keys, f"@{domain}", "@"] if domain else keys
+        domains = forms(domain)
+        keys = [f"{name}@{host}" for name in names for host in domains] + list(names)
+        return [*keys, *(f"@{host}" for host in domains), "@"] if domain else keys
 
     def _action(self, decision: Decision, envelope: Envelope) -> Action:
         rule = decision.rule

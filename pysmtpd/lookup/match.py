@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pysmtpd.base import idn
 from pysmtpd.base.mailaddr import split_tag
 from pysmtpd.base.netaddr import parse_address as parse_address
 from pysmtpd.base.netaddr import parse_network as parse_network
@@ -18,7 +19,11 @@ class ExactIndex:
     """Entries equal to the key, ignoring case."""
 
     def __init__(self, entries: Iterable[str]) -> None:
-        self._entries = {entry.lower(): entry for entry in entries}
+        self._entries: dict[str, str] = {}
+        for entry in entries:
+            self._entries[entry.lower()] = entry
+            if not entry.isascii():
+                self._entries.setdefault(idn.fold(entry.lower()), entry)
 
     def find(self, key: str) -> str | None:
         return self._entries.get(key)
@@ -33,7 +38,7 @@ class HostIndex:
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         self._any: str | None = None
         for entry in entries:
-            self._add(entry.lower(), entry)
+            self._add(idn.fold(entry.lower()), entry)
 
     def _add(self, pattern: str, entry: str) -> None:
         if "*" not in pattern:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pysmtpd.base import idn
 from pysmtpd.base.envelope import COMMAND_MAX
 from pysmtpd.base.mailaddr import MailAddr
 
@@ -153,7 +154,7 @@ def _address(text: str) -> Member | BadMember:
     if _LOCAL.fullmatch(user) is None or _DOMAIN.fullmatch(domain) is None:
         return BadMember(text, "is no address")
     try:
-        address = MailAddr(user, domain)
+        address = MailAddr(user, domain if domain.isascii() else idn.to_ascii(domain))
     except ValueError as error:
         return BadMember(text, str(error))
     return Member(Kind.ADDRESS, text, address)

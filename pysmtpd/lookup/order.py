@@ -7,6 +7,7 @@ one after the other, with the same result.  Keys are in lower case.
 import ipaddress
 from collections.abc import Iterator
 
+from pysmtpd.base import idn
 from pysmtpd.lookup.match import parse_address, tagged
 from pysmtpd.lookup.service import Service
 
@@ -22,7 +23,20 @@ def keys_for(service: Service, key: str, delimiter: str) -> list[str]:
     return [key]
 
 
+def forms(domain: str) -> tuple[str, ...]:
+    """A domain or pattern in A-form, and in U-form if it has another: a back end may know it by either."""
+    if "xn--" not in domain:
+        return (domain,)
+    other = idn.to_unicode(domain)
+    return (domain,) if other == domain else (domain, other)
+
+
 def _hosts(name: str) -> Iterator[str]:
+    for pattern in _patterns(name):
+        yield from forms(pattern)
+
+
+def _patterns(name: str) -> Iterator[str]:
     if not name:
         return
     yield name

@@ -266,6 +266,8 @@ class Session:
         if task.binary and not self._client.extensions.takes_binary:
             # It could only be converted, which is for those who understand it (RFC 3030 3).
             return "5.6.1", "peer does not take binary mail (BINARYMIME)"
+        if task.key.smtputf8 and not self._client.extensions.smtputf8:
+            return "5.6.7", "peer does not take internationalized mail (SMTPUTF8)"
         return None
 
     def _job(self, task: Task) -> Job:

@@ -16,6 +16,7 @@ class TaskKey(NamedTuple):
     sender: str
     ret: Ret
     envid: str
+    smtputf8: bool = False         # an address or the header is beyond ASCII
 
 
 class Task:
@@ -40,10 +41,11 @@ class Task:
     def transaction(self) -> Transaction:
         recipients = [Recipient(str(env.dest), env.notify, env.orcpt) for env in self.envelopes]
         return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid,
-                           self.binary)
+                           self.binary, self.key.smtputf8)
 
 
-def key_of(envelope: Envelope, mail_from: str, rewritten: str = "") -> TaskKey:
+def key_of(envelope: Envelope, mail_from: str, rewritten: str = "", *,
+           utf8_header: bool = False) -> TaskKey:
     """``mail_from``: the action's; it replaces what it has of the sender, but never the null reverse-path.
     ``rewritten``: the sender by SRS."""
     sender = envelope.sender
@@ -51,4 +53,5 @@ def key_of(envelope: Envelope, mail_from: str, rewritten: str = "") -> TaskKey:
     if mail_from and text and not rewritten:
         user, _, domain = mail_from.rpartition("@") if "@" in mail_from else (mail_from, "", "")
         text = f"{user or sender.user}@{domain or sender.domain}"
-    return TaskKey(msgid_of(EvpId(envelope.evpid)), text, envelope.ret, envelope.envid)
+    return TaskKey(msgid_of(EvpId(envelope.evpid)), text, envelope.ret, envelope.envid,
+                   utf8_header or not (text.isascii() and envelope.dest.user.isascii()))

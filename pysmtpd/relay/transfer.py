@@ -70,8 +70,9 @@ class TransferAgent:
         action = self._config.actions.get(envelope.action)
         if action is None or not action.is_relay:
             self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", f"no relay action {envelope.action} in smtpd.conf any more")
-        elif not (str(envelope.sender).isascii() and str(envelope.dest).isascii()):
-            self._fail(envelope, Outcome.PERMFAIL, "5.6.7", "Address needs SMTPUTF8")
+        elif not envelope.dest.domain.isascii():
+            # lka gives domains in A-form: this one has none.
+            self._fail(envelope, Outcome.PERMFAIL, "5.6.7", "No such domain name can be")
         elif action.host or action.domain:
             self._looking += 1
             table, key = (action.host, "") if action.host else (action.domain, envelope.dest.domain.lower())
@@ -109,7 +110,7 @@ class TransferAgent:
         envelope = message.envelope
         try:
             relay = self._relay(envelope, action, smarthost)
-            task = key_of(envelope, action.mail_from, rewritten)
+            task = key_of(envelope, action.mail_from, rewritten, utf8_header=message.utf8_header)
         except ValueError as error:
             self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", str(error))
             return

@@ -1,5 +1,5 @@
 """What a client says: the transaction as it is handed in, what the server can do, and the commands that follow
-from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152, 3030 and 3461)."""
+from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152, 3030, 3461 and 6531)."""
 
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ class Transaction(NamedTuple):
     ret: Ret = Ret.NONE
     envid: str = ""                # xtext, as given
     binary: bool = False           # not all of it are lines that end in CRLF
+    smtputf8: bool = False         # an address or the header is beyond ASCII
 
 
 class Extensions(NamedTuple):
@@ -39,6 +40,7 @@ class Extensions(NamedTuple):
     size: int = 0                  # the largest message it takes in octets, 0 when it did not say
     auth: frozenset[str] = frozenset()
     takes_binary: bool = False     # BINARYMIME, and CHUNKING by which alone it may come
+    smtputf8: bool = False
 
 
 def parse_extensions(lines: list[bytes]) -> Extensions:
@@ -59,6 +61,7 @@ def parse_extensions(lines: list[bytes]) -> Extensions:
         size=int(size[0]) if size[0].isdigit() and len(size[0]) < 20 else 0,
         auth=frozenset(word.decode("ascii", "replace") for word in words.get(b"AUTH", ())),
         takes_binary=b"BINARYMIME" in words and b"CHUNKING" in words,
+        smtputf8=b"SMTPUTF8" in words,
     )
 
 
@@ -71,6 +74,8 @@ def mail(tx: Transaction, offered: Extensions) -> bytes:
         line += " BODY=BINARYMIME"
     elif offered.eightbit and tx.has_8bit:
         line += " BODY=8BITMIME"
+    if offered.smtputf8 and tx.smtputf8:
+        line += " SMTPUTF8"
     if offered.dsn:
         if tx.ret is not Ret.NONE:
             line += f" RET={tx.ret.name}"

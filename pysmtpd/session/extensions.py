@@ -46,6 +46,7 @@ EXTENSIONS = (
     Extension("PIPELINING"),                                                     # RFC 2920
     Extension("CHUNKING"),                                                       # RFC 3030 2
     Extension("BINARYMIME"),                                                     # RFC 3030 3
+    Extension("SMTPUTF8"),                                                       # RFC 6531
     Extension("ENHANCEDSTATUSCODES"),                                            # RFC 2034
     Extension("SIZE", parameters=lambda offer: str(offer.max_message_size)),     # RFC 1870
     Extension("DSN", _dsn),                                                      # RFC 3461

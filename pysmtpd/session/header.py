@@ -21,7 +21,8 @@ _HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n(?![ \t
 class Header:
     """The header of one message on its way."""
 
-    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict")
+    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict",
+                 "beyond_ascii")
 
     def __init__(self, complete: tuple[bytes, bytes] | None, masked: bytes = b"", *, strict: bool = False) -> None:
         """``complete``: the Date and Message-ID fields to add where they are missing, Bcc is then removed;
@@ -30,6 +31,7 @@ class Header:
         self._masked = masked
         self._complete = complete
         self._strict = strict
+        self.beyond_ascii = False  # it has such characters
         self._held = bytearray()
         self._seen = 0
         self._done = False
@@ -89,6 +91,7 @@ class Header:
         if self._masked and _has(folded, b"from"):
             header = masquerade(data[:end], self._masked)
             data, folded = header + data[end:], b"\r\n" + header.lower()
+        self.beyond_ascii = not folded.isascii()
         return self._completed(data, folded) if self._complete else data
 
     def _completed(self, data: bytes, folded: bytes) -> bytes:

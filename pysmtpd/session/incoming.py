@@ -10,7 +10,7 @@ from pysmtpd.session.smtp_tx import Tx
 class Incoming:
     """Takes the client's bytes, and gives those of the message to the transaction."""
 
-    __slots__ = ("_data", "_header", "_tx")
+    __slots__ = ("_data", "_header", "_trace", "_tx")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
                  masked: bytes = b"") -> None:
@@ -18,7 +18,13 @@ class Incoming:
         self._tx = tx
         self._data = MailData(limit)
         self._header = Header(completion, masked)
+        self._trace = trace
         tx.write(trace)
+
+    @property
+    def utf8_header(self) -> bool:
+        """Whether the header has anything beyond ASCII, once it was seen."""
+        return self._header.beyond_ascii or not self._trace.isascii()
 
     @property
     def held(self) -> int:
@@ -42,7 +48,7 @@ class Incoming:
 class Chunked:
     """The same, of a message that comes in chunks (RFC 3030)."""
 
-    __slots__ = ("_data", "_header", "_tx", "size")
+    __slots__ = ("_data", "_header", "_trace", "_tx", "size")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
                  masked: bytes = b"") -> None:
@@ -50,7 +56,13 @@ class Chunked:
         self._data = ChunkData(limit, may_be_binary=tx.may_be_binary)
         self._header = Header(completion, masked, strict=tx.may_be_binary)
         self.size = 0              # octets of the chunk that is coming
+        self._trace = trace
         tx.write(trace)
+
+    @property
+    def utf8_header(self) -> bool:
+        """Whether the header has anything beyond ASCII, once it was seen."""
+        return self._header.beyond_ascii or not self._trace.isascii()
 
     @property
     def held(self) -> int:

@@ -1,4 +1,4 @@
-"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 6152, 3030, 3461; AUTH= of RFC 4954 is
+"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 6152, 3030, 3461, 6531; AUTH= of RFC 4954 is
 ignored)."""
 
 import re
@@ -19,13 +19,14 @@ from pysmtpd.base.reply import (
 
 XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")   # RFC 3461 4
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{XTEXT.pattern}")
+_BEYOND = re.compile("[^\x00-\x7f]")
 _SIZE = re.compile("[0-9]{1,20}")
 
 
 class Parameters:
     """What parameters said; a fresh one for each command, so that nothing leaks from one recipient to the next."""
 
-    __slots__ = ("binary", "body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size")
+    __slots__ = ("binary", "body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size", "smtputf8")
 
     def __init__(self, max_size: int = 0) -> None:
         self.max_size = max_size
@@ -36,6 +37,7 @@ class Parameters:
         self.envid = ""
         self.notify = 0            # a set of Notify
         self.orcpt = ""
+        self.smtputf8 = False
 
 
 class Parameter(NamedTuple):
@@ -94,7 +96,17 @@ def _notify(into: Parameters, value: str) -> Reply | None:
     return None
 
 
+def _smtputf8(into: Parameters, value: str) -> Reply | None:
+    if value:
+        return _bad(f"SMTPUTF8={value}")
+    into.smtputf8 = True
+    return None
+
+
 def _orcpt(into: Parameters, value: str) -> Reply | None:
+    if into.smtputf8 and not value.isascii() and value[:6].lower() == "utf-8;" and value.isprintable():
+        # The form that passes everywhere (RFC 6533 3): nobody has to know later what this session was.
+        value = _BEYOND.sub(lambda match: f"\\x{{{ord(match.group()):X}}}", value)
     if len(value) > ORCPT_MAX or not _ORCPT.fullmatch(value):
         return R553_ORCPT
     into.orcpt = value
@@ -105,6 +117,7 @@ MAIL: dict[str, Parameter] = {
     "SIZE": Parameter(_size),
     "BODY": Parameter(_body),
     "AUTH": Parameter(_auth),
+    "SMTPUTF8": Parameter(_smtputf8),
     "RET": Parameter(_ret, dsn=True),
     "ENVID": Parameter(_envid, dsn=True),
 }
@@ -121,9 +134,10 @@ def read_mail(text: str, *, dsn: bool, max_size: int) -> Parameters | Reply:
     return into if refused is None else refused
 
 
-def read_rcpt(text: str, *, dsn: bool) -> Parameters | Reply:
-    """The parameters behind a forward-path, or the reply that refuses them."""
+def read_rcpt(text: str, *, dsn: bool, smtputf8: bool = False) -> Parameters | Reply:
+    """The parameters behind a forward-path, or the reply that refuses them.  ``smtputf8``: MAIL said so."""
     into = Parameters()
+    into.smtputf8 = smtputf8
     refused = _read(RCPT, text, into, dsn) if text else None
     return into if refused is None else refused
 

@@ -2,24 +2,30 @@
 
 Accepted are dot-strings and quoted strings before the ``@``; domain names whose labels begin and end with a
 letter or digit, address literals, or no domain at all after it.  Source routes are stripped (RFC 5321 C).
+Characters beyond ASCII may stand for letters (RFC 6531 3.3); the domain is then given in A-form.
 """
 
 import ipaddress
 import re
 
+from pysmtpd.base import idn
 from pysmtpd.base.mailaddr import NULL, MailAddr
 
 DOMAIN_MAX = 255
 
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _NAME = rf"{_LABEL}(?:\.{_LABEL})*"
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
+_BEYOND = "\xa0-\ud7ff\ue000-\U0010ffff"
+_U_LABEL = f"[A-Za-z0-9{_BEYOND}](?:[A-Za-z0-9{_BEYOND}_-]{{0,61}}[A-Za-z0-9{_BEYOND}])?"
+_U_NAME = rf"{_U_LABEL}(?:\.{_U_LABEL})*"
+_ATOM = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_BEYOND}-]+"
+_QUOTED = rf'"(?:[ !#-\[\]-~{_BEYOND}]|\\[ -~])*"'
 _PATH = re.compile(
-    rf"<(?:(@{_NAME}(?:,@{_NAME})*):)?"
+    rf"<(?:(@{_U_NAME}(?:,@{_U_NAME})*):)?"
     rf"({_ATOM}(?:\.{_ATOM})*|{_QUOTED})"
-    rf"(?:@({_NAME}|\[[0-9A-Za-z:.]+\]))?>(?: +|\Z)"
+    rf"(?:@({_U_NAME}|\[[0-9A-Za-z:.]+\]))?>(?: +|\Z)"
 )
+_HIDDEN = re.compile("[\u200c\u200d]")   # joiners: some scripts cannot do without them
 _NULL = re.compile(r"<>(?: +|\Z)")
 _DOMAIN = re.compile(_NAME)
 
@@ -47,6 +53,12 @@ def parse_path(text: str, default_domain: str) -> tuple[MailAddr, str] | None:
     elif domain[0] == "[" and not _valid_literal(domain):
         return None
     try:
+        if not (user.isascii() or _HIDDEN.sub("", user).isprintable()):
+            return None            # it would not look like what it is
+        if not domain.isascii():
+            domain = idn.to_ascii(domain)
+            if not _DOMAIN.fullmatch(domain):
+                return None
         return MailAddr(user, domain), text[match.end() :]
     except ValueError:
         return None

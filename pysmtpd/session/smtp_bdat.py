@@ -26,6 +26,10 @@ class Chunking(Authentication):
         """A message begins."""
         raise NotImplementedError
 
+    def _note_header(self, incoming: Chunked) -> None:
+        """All of its header was seen."""
+        raise NotImplementedError
+
     def _end_of_data(self, fault: Reply | None) -> None:
         """It ended."""
         raise NotImplementedError
@@ -73,6 +77,7 @@ class Chunking(Authentication):
         self._instead = None
         if chunked.fault is not None or chunked.last:
             tx.binary = chunked.binary
+            self._note_header(chunked)
             self._end_of_data(chunked.fault)
         else:
             self._reply(reply.line(f"250 2.0.0 {size} octets received"))

@@ -11,7 +11,7 @@ from pysmtpd.base.text import vis
 S = TypeVar("S")
 
 # The two verbs that end in a colon; the argument may follow after blanks.
-_COLON = re.compile(r"(MAIL FROM|RCPT TO):[ \t]*", re.IGNORECASE)
+_COLON = re.compile(r"(MAIL FROM|RCPT TO):[ \t]*", re.IGNORECASE | re.ASCII)
 _AUTH_SHOWN = re.compile(rb"AUTH [A-Z0-9_-]{1,20} \((?:\.\.\.|username|password)\)")   # it has no secret in it
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -46,10 +46,10 @@ class Command(NamedTuple, Generic[S]):
 
 
 def split(line: bytes) -> tuple[str, str] | None:
-    """Verb in upper case, and argument without the blanks around it.
+    """Verb in upper case, and argument without the blanks around it; octets that are no UTF-8 become surrogates.
 
     None when the line holds what no command may: a control character other than TAB."""
-    text = line.decode("latin-1")
+    text = line.decode("utf-8", "surrogateescape")
     if not text.isprintable() and _CONTROL.search(line) is not None:
         return None
     text = text.rstrip(" \t")
@@ -58,7 +58,7 @@ def split(line: bytes) -> tuple[str, str] | None:
         if match:
             return match[1].upper() + ":", text[match.end() :]
     verb, _, argument = text.partition(" ")
-    return verb.upper(), argument.lstrip(" \t")
+    return verb.upper() if verb.isascii() else verb, argument.lstrip(" \t")
 
 
 def loggable(line: bytes) -> str:

@@ -328,6 +328,8 @@ class SmtpSession(Chunking):
         parameters = read_mail(path[1], dsn=not self._listener.no_dsn, max_size=self._settings.max_message_size)
         if not isinstance(parameters, Parameters):
             self._reply(parameters)
+        elif not (parameters.smtputf8 or _ascii_path(argument, path[1])):
+            self._reply(reply.R553_SMTPUTF8)
         elif self._listener.senders and self._username:
             question = SmtpCheckSender(self.id, self._listener.senders, self._username, path[0])
             self._ask(question, partial(self._sender_checked, path[0], parameters))
@@ -367,8 +369,10 @@ class SmtpSession(Chunking):
             self._reply(reply.R501_RECIPIENT)
             return
         rcpt = path[0]
-        parameters = read_rcpt(path[1], dsn=not self._listener.no_dsn)
-        if isinstance(parameters, Parameters):
+        parameters = read_rcpt(path[1], dsn=not self._listener.no_dsn, smtputf8=tx.smtputf8)
+        if not (tx.smtputf8 or _ascii_path(argument, path[1])):
+            self._reply(reply.R553_SMTPUTF8)
+        elif isinstance(parameters, Parameters):
             question = ExpandRcpt(self.id, tx.asked(rcpt, parameters), self.secure, self._address == LOCAL)
             self._ask(question, self._expanded)
         else:
@@ -433,15 +437,16 @@ class SmtpSession(Chunking):
         date = rfc5322(self._now, settings.zone)
         trace = received(
             helo=self._helo, hostname=self._hostname, address=self._source, smtpname=settings.smtpname,
-            protocol=self._protocol(), msgid=tx.msgid, date=date, tls=self._tls_clause(), auth=self._auth_clause(),
+            protocol=self._protocol(tx), msgid=tx.msgid, date=date, tls=self._tls_clause(), auth=self._auth_clause(),
             rcpt=str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else "", mask_src=self._listener.mask_src,
         )
         masked = str(tx.sender).encode() if self._listener.masquerade and self._username else b""
         return trace, self._completion(date), masked
 
-    def _protocol(self) -> str:
-        """RFC 3848."""
-        return f"{'E' if self._ehlo else ''}SMTP{'S' if self.secure else ''}{'A' if self._authenticated else ''}"
+    def _protocol(self, tx: Tx) -> str:
+        """RFC 3848, and RFC 6531 4.3."""
+        kind = "UTF8SMTP" if tx.smtputf8 else "ESMTP" if self._ehlo else "SMTP"
+        return f"{kind}{'S' if self.secure else ''}{'A' if self._authenticated else ''}"
 
     def _tls_clause(self) -> str:
         return f" ({self._tls.text}:{'YES' if self._tls.verified else 'NO'})" if self._tls else ""
@@ -469,8 +474,14 @@ class SmtpSession(Chunking):
             return False
         self._lines.feed(rest)
         self._incoming = None
+        self._note_header(incoming)
         self._end_of_data(incoming.fault)
         return True
+
+    def _note_header(self, incoming: Incoming | Chunked) -> None:
+        tx = self._tx
+        if tx is not None and tx.smtputf8:
+            tx.utf8_header = incoming.utf8_header
 
     def _end_of_data(self, fault: Reply | None) -> None:
         tx = self._tx
@@ -486,7 +497,8 @@ class SmtpSession(Chunking):
         for batch in tx.batches():
             self._effects.append(Ask(SmtpEnvelopes(self.id, batch)))
         self._effects.append(Body(tx.flush()))
-        self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size, tx.binary), self._committed)
+        self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size, tx.binary, tx.utf8_header),
+                  self._committed)
 
     @property
     def _committing(self) -> bool:
@@ -514,6 +526,10 @@ class SmtpSession(Chunking):
             self._spare = None
         self._tx = None
 
+
+def _ascii_path(argument: str, parameters: str) -> bool:
+    """Whether the path before the parameters has nothing beyond ASCII."""
+    return argument.isascii() or argument[: len(argument) - len(parameters)].isascii()
 
 
 COMMANDS: dict[str, Command[SmtpSession]] = {

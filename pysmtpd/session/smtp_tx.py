@@ -20,7 +20,7 @@ class Tx:
     """A message on its way in: sender, recipients, and the octets not yet handed on."""
 
     __slots__ = ("_chunks", "_expansion", "_held", "_template", "asking", "binary", "chunked", "envelopes", "expanding",
-                 "may_be_binary", "msgid", "rcpts", "sealed", "sender", "sent", "size")
+                 "may_be_binary", "msgid", "rcpts", "sealed", "sender", "sent", "size", "smtputf8", "utf8_header")
 
     def __init__(self, msgid: MsgId, template: Envelope, *, may_be_binary: bool = False) -> None:
         """``template``: an envelope that says everything but the recipient.  ``may_be_binary``: BODY=BINARYMIME."""
@@ -33,6 +33,8 @@ class Tx:
         self.expanding = 0
         self.size = 0              # octets of the message, our header included
         self.sent = False          # something of it is with the queue
+        self.smtputf8 = bool(template.flags & Flag.SMTPUTF8)
+        self.utf8_header = False   # it has a header beyond ASCII, by SMTPUTF8
         self.may_be_binary = may_be_binary
         self.binary = False        # it is: not all of it are lines of text
         self.chunked: Chunked | None = None  # BDAT was given
@@ -99,7 +101,7 @@ class Tx:
     def fits(self) -> bool:
         """Whether all of it may go to the queue in one frame."""
         sealed = self.sealed
-        return not (self.sent or self.binary) and len(sealed) <= BATCH_MAX and (
+        return not (self.sent or self.binary or self.utf8_header) and len(sealed) <= BATCH_MAX and (
             self._held + sum(map(len, sealed)) + (len(sealed) + 4) * _LENGTH <= CHUNK_MAX)
 
     def batches(self) -> Iterator[list[bytes]]:
@@ -123,6 +125,7 @@ def template(*, sender: MailAddr, parameters: Parameters, tag: str, smtpname: st
              username: str, source: str, authenticated: bool, now: int) -> Envelope:
     """What all envelopes of a transaction have in common; the rules decide about the rest."""
     flags = (Flag.AUTHENTICATED if authenticated else 0) | (Flag.BODY_8BIT if parameters.body_8bit else 0)
+    flags |= Flag.SMTPUTF8 if parameters.smtputf8 else 0
     return Envelope(
         0, Agent.MTA, "", sender, sender, sender, "", "", tag, smtpname, helo, hostname, username, source, int(flags),
         now, 0, 0, 0, 0, 0, parameters.ret, parameters.envid, "", "", "", BounceKind.NONE, 0,

@@ -1,4 +1,5 @@
-"""Composes what a sender is told about his message: multipart/report of RFC 3462 and RFC 3464.
+"""Composes what a sender is told about his message: multipart/report of RFC 3462 and RFC 3464, and of RFC 6533
+where there is more than ASCII in it.
 
 Facts in, the whole message as bytes out, lines ending in CRLF.  Recipients are shown as the sender named them: what an
 alias led to is nobody's business.
@@ -8,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from pysmtpd.base.date import UTC, Zone, rfc5322
-from pysmtpd.base.envelope import BounceKind, Envelope, Ret
+from pysmtpd.base.envelope import BounceKind, Envelope, Flag, Ret
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.text import is_clean
 
@@ -20,6 +21,7 @@ _CLASS = {BounceKind.FAILED: "45", BounceKind.DELAYED: "4", BounceKind.DELIVERED
 _STATUS = {BounceKind.FAILED: "5.0.0", BounceKind.DELAYED: "4.0.0", BounceKind.DELIVERED: "2.0.0"}
 _ESC = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _REPLY_CODE = re.compile(r"[245]\d\d[ -]")
+_UTF8_ADDR = re.compile(r"\\x\{(10[0-9A-F]{4}|[1-9A-F][0-9A-F]{0,4})\}")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 
 
@@ -59,16 +61,19 @@ def compose(report: Report) -> bytes:
     boundary = f"{report.token:016x}.{report.msgid:08x}"
     eight_bit = report.original.eight_bit or not (text.isascii() and status.isascii())
     original = report.original
+    utf8 = bool(report.envelopes[0].flags & Flag.SMTPUTF8)
     parts = [
         crlf(_header(report, boundary, eight_bit)),
         _part(boundary, "Notification", "text/plain; charset=utf-8", not text.isascii()),
         text,
-        _part(boundary, "Delivery Report", "message/delivery-status", not status.isascii()),
+        _part(boundary, "Delivery Report",
+              "message/global-delivery-status" if utf8 and not status.isascii() else "message/delivery-status",
+              not status.isascii()),
         status,
         _part(
             boundary,
             "Message" if original.whole else "Message headers",
-            "message/rfc822" if original.whole else "text/rfc822-headers",
+            _type_of(original, utf8=utf8),
             original.eight_bit,
         ),
         original.data,
@@ -76,6 +81,13 @@ def compose(report: Report) -> bytes:
         f"\r\n--{boundary}--\r\n".encode(),
     ]
     return b"".join(parts)
+
+
+def _type_of(original: Original, *, utf8: bool) -> str:
+    """Of the part that is returned.  ``utf8``: it came by SMTPUTF8 (RFC 6533 4)."""
+    if utf8 and not original.data.partition(b"\r\n\r\n")[0].isascii():
+        return "message/global" if original.whole else "message/global-headers"
+    return "message/rfc822" if original.whole else "text/rfc822-headers"
 
 
 def cut_original(head: bytes, size: int, kind: BounceKind, ret: Ret, *, binary: bool = False) -> Original:
@@ -166,7 +178,9 @@ def _delivery_status(report: Report) -> list[str]:
 def _recipient(report: Report, envelope: Envelope) -> list[str]:
     kind, lines = report.kind, []
     addr_type, semicolon, address = envelope.orcpt.partition(";")
-    if semicolon:
+    if addr_type.lower() == "utf-8":
+        lines += _field("Original-Recipient", f"{addr_type}; {decode_utf8(decode_xtext(address))}")
+    elif semicolon:
         lines += _field("Original-Recipient", f"{addr_type}; {decode_xtext(address)}")
     final = str(envelope.rcpt)
     lines += _field("Final-Recipient", f"{'rfc822' if final.isascii() else 'utf-8'}; {final}")
@@ -192,6 +206,12 @@ def decode_xtext(text: str) -> str:
     """xtext of RFC 3461 4 decoded, or as it is when that would not be printable ASCII."""
     decoded = _XTEXT.sub(lambda match: chr(int(match.group(1), 16)), text)
     return decoded if is_clean(decoded) and decoded.isascii() else text
+
+
+def decode_utf8(text: str) -> str:
+    """``\\x{HEX}`` of RFC 6533 3 decoded, or as it is when that would not be printable."""
+    decoded = _UTF8_ADDR.sub(lambda match: chr(int(match.group(1), 16)), text)
+    return decoded if decoded.isprintable() else text
 
 
 def _field(name: str, value: str) -> list[str]:

@@ -15,7 +15,7 @@ from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import NULL, MailAddr
 from pysmtpd.base.struct import replace
 from pysmtpd.messages import Outcome, RcptExpanded
-from pysmtpd.spool.backend import HAS_8BIT, IS_BINARY, Change, Message, Stored
+from pysmtpd.spool.backend import HAS_8BIT, HAS_UTF8_HEADER, IS_BINARY, Change, Message, Stored
 from pysmtpd.spool.bounce import ORIGINAL_MAX, Report, compose, cut_original
 from pysmtpd.spool.outcome import errorline
 from pysmtpd.spool.reader import Reader
@@ -163,6 +163,7 @@ class Bounces:
         original = cut_original(head, message.size, key.kind, key.ret, binary=bool(message.flags & IS_BINARY))
         body = compose(Report(msgid, token, key.sender, group.envelopes, message.ctime, original, now, post.zone))
         flags = 0 if body.isascii() else HAS_8BIT
+        flags |= 0 if body.partition(b"\r\n\r\n")[0].isascii() else HAS_UTF8_HEADER
         envelopes = [
             replace(envelope, evpid=evpid(MsgId(msgid), number)) for number, envelope in enumerate(group.expanded, 1)
         ]

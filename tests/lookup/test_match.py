@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pysmtpd.lookup.match import (
+    ExactIndex,
     HostIndex,
     MailIndex,
     NetIndex,
@@ -17,6 +18,8 @@ from pysmtpd.lookup.match import (
     parse_address,
     parse_network,
 )
+from pysmtpd.lookup.order import keys_for
+from pysmtpd.lookup.service import Service
 
 
 @pytest.mark.parametrize("pattern, name, matches", [
@@ -202,3 +205,20 @@ def test_large_tables_are_not_searched_entry_by_entry() -> None:
 def test_a_range_may_end_with_a_hyphen() -> None:
     index = RegexIndex(["^[+--]$"])
     assert [char for char in "*+,-." if index.find(char)] == ["+", ",", "-"]
+
+
+def test_domains_in_u_form_are_those_in_a_form() -> None:
+    hosts = HostIndex(["Bücher.example", "*.müller.example"])
+    assert hosts.find("xn--bcher-kva.example") == "Bücher.example"
+    assert hosts.find("www.xn--mller-kva.example") == "*.müller.example"
+    mail = MailIndex(["jürgen@bücher.example", "@müller.example"], "+")
+    assert mail.find("jürgen@xn--bcher-kva.example") == "jürgen@bücher.example"
+    assert mail.find("x@xn--mller-kva.example") == "@müller.example"
+    assert ExactIndex(["a@Bücher.example"]).find("a@xn--bcher-kva.example") == "a@Bücher.example"
+
+
+def test_a_back_end_is_asked_for_both_forms() -> None:
+    assert keys_for(Service.DOMAIN, "xn--bcher-kva.example", "+") == [
+        "xn--bcher-kva.example", "bücher.example", "*.example", "*"]
+    assert "j@bücher.example" in keys_for(Service.MAILADDR, "j@xn--bcher-kva.example", "+")
+    assert keys_for(Service.MAILADDR, "@", "+") == ["@"]

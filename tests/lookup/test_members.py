@@ -51,7 +51,8 @@ def address(text: str) -> Member:
     ("", []),
     (" , ", []),
     ("b\\,ob", None),
-    ("b\u00fccher@b\u00fccher.example", [address("b\u00fccher@b\u00fccher.example")]),
+    ("b\u00fccher@b\u00fccher.example", [Member(Kind.ADDRESS, "b\u00fccher@b\u00fccher.example",
+                                             MailAddr("b\u00fccher", "xn--bcher-kva.example"))]),
 ])
 def test_a_line(line: str, members: list[Member] | None) -> None:
     read = parse(line)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pysmtpd.base.envelope import Notify
-from pysmtpd.base.mailaddr import parse
+from pysmtpd.base.mailaddr import MailAddr, parse
 from pysmtpd.conf.config import Action, Method, MtaLimits
 from pysmtpd.messages import (
     BodyOpen,
@@ -349,11 +349,26 @@ def test_an_action_that_is_gone_fails_for_now() -> None:
     assert world.outcomes == [TEMPFAIL] and "no relay action gone" in world.results[0].text
 
 
-def test_addresses_beyond_ascii_are_refused_for_good() -> None:
-    world = World()
-    world.deliver("b@b\u00fccher.example", "j\u00fcrgen@b.example")
+@pytest.mark.parametrize("offered", [False, True])
+def test_internationalized_mail_goes_only_where_it_is_taken(offered: bool) -> None:
+    world = smarthost("smtp://192.0.2.5")
+    world.serve("192.0.2.5", {"EHLO": b"250-mx\r\n250 SMTPUTF8"} if offered else {})
+    world.deliver("j\u00fcrgen@b.example", "b@b.example", "c@xn--bcher-kva.example")
+    world.deliver("b@b.example", msgid=2, sender=MailAddr("j\u00fcrgen", "a.example"))
+    world.deliver("b@b.example", msgid=3, utf8_header=True)
     world.run()
-    assert [(result.outcome, result.esc) for result in world.results] == [(PERMFAIL, "5.6.7")] * 2
+    found = {(result.evpid >> 32, result.evpid & 7): (result.outcome, result.esc) for result in world.results}
+    needs = (OK, "2.0.0") if offered else (PERMFAIL, "5.6.7")
+    assert found == {(1, 1): needs, (1, 2): (OK, "2.0.0"), (1, 3): (OK, "2.0.0"), (2, 1): needs, (3, 1): needs}
+    said = [line for _, server in world.servers for line in server.commands if line.startswith("MAIL")]
+    assert sum(line.endswith(" SMTPUTF8") for line in said) == (3 if offered else 0)
+
+
+def test_a_domain_that_cannot_be_is_refused_for_good() -> None:
+    world = World()
+    world.deliver("b@b\u202e.example")
+    world.run()
+    assert [(result.outcome, result.esc) for result in world.results] == [(PERMFAIL, "5.6.7")]
 
 
 def test_mail_from_replaces_the_sender_but_not_the_null_one() -> None:

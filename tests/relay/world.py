@@ -322,11 +322,12 @@ class World:
         self.mx[domain] = [Host(10 * (n + 1), f"mx{n + 1}.{domain}", address) for n, address in enumerate(addresses)]
 
     def deliver(self, *rcpts: str, msgid: int = 1, first: int = 1, size: int = 0, has_8bit: bool = False,
-                body: bytes = b"", binary: bool = False, **more: Any) -> None:
+                body: bytes = b"", binary: bool = False, utf8_header: bool = False, **more: Any) -> None:
         """An envelope of one message for each recipient.  body: comes along."""
         for number, rcpt in enumerate(rcpts, first):
             self.agent.deliver(QueueDeliver(replace(envelope(rcpt, msgid << 32 | number), **more),
-                                            size or len(body or self.bodies.get(msgid, BODY)), has_8bit, body, binary))
+                                            size or len(body or self.bodies.get(msgid, BODY)), has_8bit, body,
+                                            binary, utf8_header))
 
     @property
     def outcomes(self) -> list[Outcome]:

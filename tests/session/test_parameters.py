@@ -32,6 +32,13 @@ def test_rcpt() -> None:
     assert (rcpt("").notify, rcpt("").orcpt) == (0, "")
 
 
+def test_orcpt_beyond_ascii_is_kept_in_ascii() -> None:
+    found = read_rcpt("ORCPT=utf-8;\u7528+2B\U0001f600@b", dsn=True, smtputf8=True)
+    assert isinstance(found, Parameters) and found.orcpt == "utf-8;\\x{7528}+2B\\x{1F600}@b"
+    for text, smtputf8 in (("ORCPT=utf-8;\u7528", False), ("ORCPT=rfc822;\u7528", True), ("ORCPT=utf-8;\u202e", True)):
+        assert isinstance(read_rcpt(text, dsn=True, smtputf8=smtputf8), str)
+
+
 @pytest.mark.parametrize("text, code", [
     ("SIZE", 501), ("SIZE=", 501), ("SIZE=-1", 501), ("SIZE=1e3", 501), ("SIZE=" + "1" * 21, 501), ("SIZE=1001", 552),
     ("BODY", 503), ("BODY=BINARY", 503), ("AUTH=", 501), ("AUTH=a+4", 501), ("RET", 501), ("RET=NONE", 501),

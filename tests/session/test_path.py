@@ -25,6 +25,9 @@ from pysmtpd.session.path import parse_path, valid_domain
     ("<a@[2001:db8::1]>", "a@[2001:db8::1]"),
     ("<a@B_c.example>", "a@B_c.example"),
     ("<a@localhost>", "a@localhost"),
+    ("<j\u00fcrgen@b.example>", "j\u00fcrgen@b.example"),
+    ("<@\u00fc.example:\u7528\u6237@B\u00dccher.example>", "\u7528\u6237@xn--bcher-kva.example"),
+    ('<"\u00fc x"@b.example>', '"\u00fc x"@b.example'),
 ])
 def test_accepted(text: str, address: str) -> None:
     assert parse_path(text, "default.example") == parse_path(f"{text} ", "default.example")
@@ -46,7 +49,8 @@ def test_null() -> None:
     "<a@b.example>x", "<a@b.example>SIZE=1", "<a;b@c.example>", "<;cmd;>", "<a(b)@c.example>", "<a,b@c.example>",
     '<"a"b"@b.example>', '<"a\\"@b.example>', '<"a\x00"@b.example>', '<"a\x7f"@b.example>', '<a"b"@b.example>',
     "<a@[192.0.2.256]>", "<a@[]>", "<a@[IPv6:192.0.2.1]>", "<a@[fe80::1%eth0]>", "<a@[x]>", "<a@192.0.2.1]>",
-    "<@x.example:a>", "<@x.example,a@b.example>", "<x:y@b.example>", "<a\xe9@b.example>", "<a@\xe9.example>", "<<a>>",
+    "<@x.example:a>", "<@x.example,a@b.example>", "<x:y@b.example>", "<a\x80@b.example>", "<a@\u2028.example>",
+    "<a@\u202eb.example>", "<a\u202eb@b.example>", "<a\udce9@b.example>", "<a@\udce9>", "<<a>>",
     "<a\t@b.example>", "<a@b.example\n>", "<a@b.example>\n",
     f"<{'a' * 256}@b.example>", f"<a@{'b' * 64}.example>", f"<a@{'b.' * 127}bc>",
 ])
@@ -74,7 +78,7 @@ def test_no_domain(text: str) -> None:
 def test_whatever_is_accepted_is_printable_and_round_trips(text: str) -> None:
     for path in (parse_path(text, "d.example"), parse_path(f"<{text}>", "d.example"), parse_path(f'<"{text}"@b>', "d")):
         if path is not None and not path[0].is_null:
-            assert str(path[0]).isascii() and str(path[0]).isprintable()
+            assert path[0].domain.isascii() and str(path[0]).isprintable()
             assert parse_path(f"<{path[0]}>", "other.example") == (path[0], "")
 
 

@@ -87,6 +87,15 @@ def test_eight_bits_and_delivery_notifications(home: Path, monkeypatch: pytest.M
     assert b"\xe9" in smtp.data
 
 
+@pytest.mark.parametrize("rcpt, offered, said", [
+    ("jürgen@y", True, True), ("x@y", True, False), ("jürgen@y", False, False)])
+def test_addresses_beyond_ascii(home: Path, monkeypatch: pytest.MonkeyPatch, rcpt: str, offered: bool,
+                                said: bool) -> None:
+    smtp = Smtp(extensions=("8BITMIME", *(["SMTPUTF8"] if offered else [])))
+    sendmail(home, monkeypatch, rcpt, smtp=smtp)
+    assert smtp.commands[1].endswith(" SMTPUTF8") is said
+
+
 def test_many_recipients_without_pipelining(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [f"u{n}@y" for n in range(120)]
     for smtp in (Smtp(), Smtp(extensions=("8BITMIME",))):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysmtpd.base.envelope import BounceKind, Ret
+from pysmtpd.base.envelope import BounceKind, Flag, Ret
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.spool.bounce import (
     ORIGINAL_MAX,
@@ -122,6 +122,18 @@ def test_eight_bit_is_declared() -> None:
     message = parsed(report(original=Original("Subject: é\r\n".encode(), False, True)))
     assert message["Content-Transfer-Encoding"] == "8bit"
     assert list(message.iter_parts())[2]["Content-Transfer-Encoding"] == "8bit"
+
+
+def test_internationalized_mail_has_reports_of_its_own() -> None:
+    original = Original("Subject: ü\r\n\r\nx\r\n".encode(), True, True)
+    utf8: dict[str, Any] = {"flags": int(Flag.SMTPUTF8), "orcpt": "utf-8;\\x{7528}+2B@example.net"}
+    made = compose(report(original=original, **utf8)).decode()
+    assert "Content-Type: message/global-delivery-status\r\n" in made and "Content-Type: message/global\r\n" in made
+    assert "Original-Recipient: utf-8; \u7528+@example.net\r\n" in made
+    headers = Original("Subject: ü\r\n".encode(), False, True)
+    assert "Content-Type: message/global-headers\r\n" in compose(report(original=headers, **utf8)).decode()
+    # what came without SMTPUTF8 is reported as ever
+    assert b"message/global" not in compose(report(original=original))
 
 
 def test_boundary_of_the_original_does_no_harm() -> None:

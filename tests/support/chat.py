@@ -85,7 +85,7 @@ def read(path: Path) -> Chat:
     listener: dict[str, Any] = {"address": "192.0.2.1", "port": 25}
     settings: dict[str, Any] = {"smtpname": "mx.example.org"}
     client, greeted, lines = "192.0.2.10", False, []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("listen:"):
             listener.update(_fields(line))
         elif line.startswith("settings:"):
@@ -142,7 +142,8 @@ def describe(message: Message) -> str:
             return f"SmtpMessage {message.msgid:08x} envelopes={len(numbers)}"
         case SmtpMessageCommit():
             binary = " binary" if message.binary else ""
-            return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}{binary}"
+            utf8 = " utf8-header" if message.utf8_header else ""
+            return f"SmtpMessageCommit {message.msgid:08x} envelopes={message.envelope_count}{binary}{utf8}"
         case SmtpMessageRollback():
             return "SmtpMessageRollback"
         case SmtpAuth():
@@ -225,7 +226,7 @@ class Player:
                     TO_QUEUE.encode(SmtpBody(SESSION_ID, chunk))
                     self.body += chunk
                 case Log(line):
-                    assert line.isascii() and line.isprintable() and line.startswith(f"{SESSION_ID:016x} ")
+                    assert line.isprintable() and line.startswith(f"{SESSION_ID:016x} ")
                     self.logged.append(line[17:])
                 case StartTls():
                     self.tls_wanted += 1
