@@ -45,6 +45,24 @@ def test_binary_mail_is_kept_to_the_octet(start: Start, port: int, recipient: pw
     assert file.read_bytes().endswith(body[body.index(b"\r\n\r\n") :])
 
 
+def test_an_internationalized_domain(start: Start, port: int, recipient: pwd.struct_passwd, box: Path) -> None:
+    """Told in U-form in the configuration and by the client, kept in A-form, and found either way."""
+    daemon = start(f"""listen on 127.0.0.1 port {port}
+action "local" maildir "{box}/mail"
+match from any for domain "b\u00fccher.example" action "local"
+""")
+    with socket.create_connection(("127.0.0.1", port), 10) as sock, sock.makefile("rb") as replies:
+        for domain in ("B\u00fccher.example", "xn--bcher-kva.example"):
+            sock.sendall(f"EHLO x\r\nMAIL FROM:<j\u00fcrgen@a.example> SMTPUTF8 BODY=8BITMIME\r\n"
+                         f"RCPT TO:<{recipient.pw_name}@{domain}>\r\nDATA\r\nSubject: \u00fc\r\n\r\nx\r\n.\r\n"
+                         .encode())
+        sock.sendall(b"QUIT\r\n")
+        assert replies.read().count(b"Message accepted for delivery") == 2
+    until(lambda: len(list((box / "mail" / "new").glob("*"))) == 2, "the messages")
+    daemon.until_logged(f"from=<j\u00fcrgen@a.example> to=<{recipient.pw_name}@xn--bcher-kva.example>")
+    assert b"with UTF8SMTP id" in next((box / "mail" / "new").glob("*")).read_bytes()
+
+
 def test_a_command(start: Start, port: int, recipient: pwd.struct_passwd, box: Path) -> None:
     script = 'id -u > {0}/uid; env > {0}/env; cat > {0}/tmp; mv {0}/tmp {0}/mail'.format(shlex.quote(str(box)))
     daemon = start(LOCAL.format(port=port, how=f'mda "{script}"'))
