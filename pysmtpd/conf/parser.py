@@ -23,8 +23,11 @@ from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 ERRORS_MAX = 50
 # What tells that a file is in the language before 6.4: a rule of it at the beginning of a line.
 _CLASSIC = re.compile(
-    r"^[ \t]*(?:accept|reject)[ \t]+(?:\\\n[ \t]*)?"
-    r"(?:!|(?:from|for|on|tagged|authenticated|sender|recipient|alias|virtual|deliver|relay)\b)", re.MULTILINE)
+    r"(?<!\\\n)^[ \t]*(?:(?:accept|reject)[ \t]+(?:\\\n[ \t]*)?"
+    r"(?:[!$]|(?:from|for|on|tagged|authenticated|sender|recipient|alias|virtual|deliver|relay)\b)"
+    r"|reject[ \t]*(?:#|$))", re.MULTILINE)
+_INCLUDE = re.compile(r"""^[ \t]*include[ \t]+["']([^"'\x00-\x1f]+)["']""", re.MULTILINE)
+_LOOKED_INTO_MAX = 64              # included files that are searched for rules
 _NO_MACRO = re.compile("macro '.*' not defined")
 _DOLLAR = re.compile(r"\$([A-Za-z0-9_]+)")
 T = TypeVar("T")
@@ -63,7 +66,7 @@ class Parser:
         self._statement = statement
         if file.included is not None:
             self.draft.included.append(file)
-        self.classic = self.classic or _CLASSIC.search(file.text) is not None
+        self.classic = self.classic or self._is_classic(file.text, set())
         kept = self.token, self._before, self._scanner, self._pending
         self._scanner, self._pending = Scanner(file), deque()
         self.advance()
@@ -85,6 +88,23 @@ class Parser:
         self._one(self._statement)
         self.replaying = False
         self.token, self._before, self._scanner, self._pending, self.reserved = kept
+
+    def _is_classic(self, text: str, seen: set[str]) -> bool:
+        """Whether a text, or a file that it includes, has a rule of the language before 6.4."""
+        if _CLASSIC.search(text):
+            return True
+        for found in _INCLUDE.finditer(text):
+            for path in self.source.glob(found[1]) if set(found[1]) & set("*?[") else [found[1]]:
+                if path in seen or len(seen) >= _LOOKED_INTO_MAX:
+                    continue
+                seen.add(path)
+                try:
+                    data = self.source.read(path)
+                except OSError:
+                    continue               # whoever reads the include will say so
+                if self._is_classic(data.decode("utf-8", "replace"), seen):
+                    return True
+        return False
 
     def _one(self, statement: Callable[["Parser"], None]) -> None:
         self._braces.clear()
