@@ -1,5 +1,6 @@
 """``listen on`` before 6.4."""
 
+from pysmtpd.conf.config import LEFT_OUT
 from pysmtpd.conf.diagnostic import about
 from pysmtpd.conf.draft import Deferred, Facts, Said
 from pysmtpd.conf.lexer import Kind, Token
@@ -24,12 +25,13 @@ _ONLY_CLASSIC = frozenset({"certificate", "dsn-notify", "dsn-ret", "enable", "ma
 _BEFORE_VALUE = frozenset({
     "ca", "ciphers", "filter", "hostname", "hostnames", "on", "pki", "port", "protocols", "senders", "tag",
 })
-_FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "proxy-v2")
+_WITHOUT = tuple(f"no-{word}" for word in LEFT_OUT)
+_FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "proxy-v2", *_WITHOUT)
 _STRINGS = ("pki", "ca", "ciphers", "protocols", "hostname", "tag")
 _TLS = ("tls", "tls-require", "smtps")
 # What may stand in the place of a table that can be left out, and was not reserved in 6.0.
 _NO_TABLE = frozenset({"dsn-notify", "dsn-ret", "mask-src", "protocols", "proxy", "proxy-v2", "secure",
-                       "ssl"})
+                       "ssl", *_WITHOUT})
 
 
 def is_classic_listen(p: Parser, tokens: list[Token]) -> bool:
@@ -90,7 +92,7 @@ class _Listen:
                            "auth", "auth-optional", "hostnames", "senders", "proxy", "mask-source", "dsn-notify",
                            "dsn-ret")
         else:
-            found = p.word("filter", "mask-source", "mask-src", "no-dsn", "tag")
+            found = p.word("filter", "mask-source", "mask-src", "no-dsn", "tag", *_WITHOUT)
         if found is None:
             return False
         self.seen.add(found.text)

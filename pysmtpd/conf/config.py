@@ -100,6 +100,13 @@ class Ca(Frozen):
     at: Position = Position()
 
 
+# What EHLO offers by default and a listener may leave out, as ``no-KEYWORD``; no-dsn is the only one of OpenSMTPD's.
+LEFT_OUT = ("pipelining", "8bitmime", "chunking", "binarymime", "smtputf8", "enhancedstatuscodes", "size", "help")
+_NOTHING: frozenset[str] = frozenset()
+_NO_DSN = frozenset({"DSN"})
+_NEEDED: dict[str, tuple[str, ...]] = {"binarymime": ("chunking",), "smtputf8": ("8bitmime",)}
+
+
 class Listener(Frozen):
     """One address and port, or the socket (``address`` is ``socket``)."""
 
@@ -123,10 +130,20 @@ class Listener(Frozen):
     filter: str = ""
     mask_src: bool = False
     no_dsn: bool = False
+    without: tuple[str, ...] = ()           # ours: of LEFT_OUT
     received_auth: bool = False
     proxy_v2: bool = False
     proxy_from: str = ""                    # ours: table of proxies, which may speak version 1 too
     at: Position = Position()
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """Keywords, in upper case, that EHLO does not offer: those left out, and those that need one of them
+        (RFC 3030 3, RFC 6531 3.1)."""
+        if not self.without:
+            return _NO_DSN if self.no_dsn else _NOTHING
+        gone = {*self.without, *(word for word, needs in _NEEDED.items() if {*needs} & {*self.without})}
+        return frozenset(word.upper() for word in gone) | (_NO_DSN if self.no_dsn else _NOTHING)
 
     @property
     def is_socket(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pysmtpd.conf.config import Tls
+from pysmtpd.conf.config import LEFT_OUT, Tls
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.draft import Listen, anything, either, mapping
 from pysmtpd.conf.grammar_filter import filter_use
@@ -13,6 +13,7 @@ from pysmtpd.conf.values import protocols
 
 TAG_MAX = 32                       # octets
 PKI_MAX = 32
+_OURS = frozenset({"proxy", *(f"no-{word}" for word in LEFT_OUT)})
 Option = Callable[[Parser, Listen, Token], None]
 
 
@@ -102,8 +103,8 @@ def _auth(p: Parser, made: Listen, word: Token) -> None:
         else:
             made.fields["auth_table"] = single(p, service, anything("auth"))
         return
-    if p.token.kind is Kind.WORD and p.token.text == "proxy":
-        return                     # the option, although the word is not reserved
+    if p.token.kind is Kind.WORD and p.token.text in _OURS:
+        return                     # an option, although the word is not reserved
     if table_follows(p):
         made.fields["auth_table"] = table(p, anything("auth"))
 
@@ -156,11 +157,21 @@ def _proxy(p: Parser, made: Listen, word: Token) -> None:
         made.fields["proxy_from"] = table(p, either("proxy from"))
 
 
+def _without(p: Parser, made: Listen, word: Token) -> None:
+    """without = "no-pipelining" | "no-8bitmime" | "no-chunking" | "no-binarymime" | "no-smtputf8"
+    | "no-enhancedstatuscodes" | "no-size" | "no-help"
+
+    Ours: a keyword that EHLO does not offer."""
+    p.once(made.seen, word.text, word, f"{word.text} already specified")
+    made.fields["without"] = (*made.fields.get("without", ()), word.text.removeprefix("no-"))
+
+
 SOCKET_OPTIONS: dict[str, Option] = {
     "filter": _filter,
     "mask-src": _flag,
     "no-dsn": _flag,
     "tag": _tag,
+    **{f"no-{word}": _without for word in LEFT_OUT},
 }
 LISTEN_OPTIONS: dict[str, Option] = {
     **SOCKET_OPTIONS,

@@ -293,6 +293,8 @@ def _everywhere(config: Config, one: Listener) -> Iterator[str]:
         yield " mask-src"
     if one.no_dsn:
         yield " no-dsn"
+    for word in one.without:
+        yield f" no-{word}"
     if one.tag:
         yield f" tag {quoted(one.tag)}"
 

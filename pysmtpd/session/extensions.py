@@ -12,17 +12,13 @@ class Offer(NamedTuple):
 
     tls: Tls
     secure: bool
-    dsn: bool
+    lacking: frozenset[str]        # keywords that the listener leaves out
     max_message_size: int
     auth: tuple[str, ...] = ()     # mechanisms
 
 
 def _always(offer: Offer) -> bool:
     return True
-
-
-def _dsn(offer: Offer) -> bool:
-    return offer.dsn
 
 
 def _starttls(offer: Offer) -> bool:
@@ -49,7 +45,7 @@ EXTENSIONS = (
     Extension("SMTPUTF8"),                                                       # RFC 6531
     Extension("ENHANCEDSTATUSCODES"),                                            # RFC 2034
     Extension("SIZE", parameters=lambda offer: str(offer.max_message_size)),     # RFC 1870
-    Extension("DSN", _dsn),                                                      # RFC 3461
+    Extension("DSN"),                                                            # RFC 3461
     Extension("STARTTLS", _starttls),                                            # RFC 3207
     Extension("AUTH", _auth, lambda offer: " ".join(offer.auth)),                # RFC 4954
     Extension("HELP"),
@@ -62,5 +58,5 @@ def keywords(offer: Offer) -> tuple[str, ...]:
     return tuple(
         row.keyword if row.parameters is None else f"{row.keyword} {row.parameters(offer)}"
         for row in EXTENSIONS
-        if row.offered(offer)
+        if row.keyword not in offer.lacking and row.offered(offer)
     )

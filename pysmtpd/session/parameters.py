@@ -26,9 +26,10 @@ _SIZE = re.compile("[0-9]{1,20}")
 class Parameters:
     """What parameters said; a fresh one for each command, so that nothing leaks from one recipient to the next."""
 
-    __slots__ = ("binary", "body_8bit", "envid", "max_size", "notify", "orcpt", "ret", "size", "smtputf8")
+    __slots__ = ("binary", "body_8bit", "envid", "lacking", "max_size", "notify", "orcpt", "ret", "size", "smtputf8")
 
-    def __init__(self, max_size: int = 0) -> None:
+    def __init__(self, lacking: frozenset[str] = frozenset(), max_size: int = 0) -> None:
+        self.lacking = lacking     # keywords of EHLO that are not offered
         self.max_size = max_size
         self.size = 0
         self.body_8bit = False
@@ -41,10 +42,12 @@ class Parameters:
 
 
 class Parameter(NamedTuple):
-    """A row: what reads its value (it refuses, or sets), and whether it belongs to DSN."""
+    """A row: what reads its value (it refuses, or sets), and the keyword of EHLO it belongs to.
+
+    A parameter of an extension to come is a row here and one in EXTENSIONS."""
 
     read: Callable[[Parameters, str], Reply | None]
-    dsn: bool = False
+    keyword: str = ""
 
 
 def _size(into: Parameters, value: str) -> Reply | None:
@@ -56,7 +59,7 @@ def _size(into: Parameters, value: str) -> Reply | None:
 
 def _body(into: Parameters, value: str) -> Reply | None:
     kind = value.upper()
-    if kind not in ("7BIT", "8BITMIME", "BINARYMIME"):
+    if kind not in ("7BIT", "8BITMIME", "BINARYMIME") or kind in into.lacking:
         return _unsupported(f"BODY={value}")
     into.body_8bit = kind != "7BIT"
     into.binary = kind == "BINARYMIME"
@@ -114,41 +117,41 @@ def _orcpt(into: Parameters, value: str) -> Reply | None:
 
 
 MAIL: dict[str, Parameter] = {
-    "SIZE": Parameter(_size),
+    "SIZE": Parameter(_size, "SIZE"),
     "BODY": Parameter(_body),
     "AUTH": Parameter(_auth),
-    "SMTPUTF8": Parameter(_smtputf8),
-    "RET": Parameter(_ret, dsn=True),
-    "ENVID": Parameter(_envid, dsn=True),
+    "SMTPUTF8": Parameter(_smtputf8, "SMTPUTF8"),
+    "RET": Parameter(_ret, "DSN"),
+    "ENVID": Parameter(_envid, "DSN"),
 }
 RCPT: dict[str, Parameter] = {
-    "NOTIFY": Parameter(_notify, dsn=True),
-    "ORCPT": Parameter(_orcpt, dsn=True),
+    "NOTIFY": Parameter(_notify, "DSN"),
+    "ORCPT": Parameter(_orcpt, "DSN"),
 }
 
 
-def read_mail(text: str, *, dsn: bool, max_size: int) -> Parameters | Reply:
-    """The parameters behind a reverse-path, or the reply that refuses them."""
-    into = Parameters(max_size)
-    refused = _read(MAIL, text, into, dsn) if text else None
+def read_mail(text: str, lacking: frozenset[str], *, max_size: int) -> Parameters | Reply:
+    """The parameters behind a reverse-path, or the reply that refuses them.  ``lacking``: Listener.lacking."""
+    into = Parameters(lacking, max_size)
+    refused = _read(MAIL, text, into) if text else None
     return into if refused is None else refused
 
 
-def read_rcpt(text: str, *, dsn: bool, smtputf8: bool = False) -> Parameters | Reply:
+def read_rcpt(text: str, lacking: frozenset[str], *, smtputf8: bool = False) -> Parameters | Reply:
     """The parameters behind a forward-path, or the reply that refuses them.  ``smtputf8``: MAIL said so."""
-    into = Parameters()
+    into = Parameters(lacking)
     into.smtputf8 = smtputf8
-    refused = _read(RCPT, text, into, dsn) if text else None
+    refused = _read(RCPT, text, into) if text else None
     return into if refused is None else refused
 
 
-def _read(table: dict[str, Parameter], text: str, into: Parameters, dsn: bool) -> Reply | None:
+def _read(table: dict[str, Parameter], text: str, into: Parameters) -> Reply | None:
     seen: set[str] = set()
     for option in filter(None, text.split(" ")):
         keyword, _, value = option.partition("=")
         keyword = keyword.upper()
         row = table.get(keyword)
-        if row is None or (row.dsn and not dsn):
+        if row is None or row.keyword in into.lacking:
             return _unsupported(option) if table is MAIL else line(f"503 Unsupported option {option}")
         if keyword in seen:
             return R501_DUPLICATE

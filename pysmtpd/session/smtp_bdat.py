@@ -17,6 +17,7 @@ class Chunking(Authentication):
     """The part of a session that is about chunks."""
 
     _tx: Tx | None = None
+    _lacking: frozenset[str]
     _unwanted = 0                  # octets to come of a refused chunk
     _refusal: Reply = reply.R503_NOT_ALLOWED
 
@@ -40,6 +41,8 @@ class Chunking(Authentication):
         if chunk is None:
             self._reply(reply.R501_CHUNK)
             self._hang_up(None, "quit")
+        elif "CHUNKING" in self._lacking:
+            self._refuse_chunk(chunk, reply.R503_NOT_SUPPORTED)
         elif tx is None:
             self._refuse_chunk(chunk, reply.R503_NOT_ALLOWED)
         elif not tx.rcpts:

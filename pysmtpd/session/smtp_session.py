@@ -91,6 +91,7 @@ class SmtpSession(Chunking):
         # An smtps listener shakes hands before start().
         self._shaking = self._pausing = listener.tls is Tls.SMTPS
         self._settings = settings
+        self._lacking = listener.lacking
         self._source = address_text(address)
         self._hostname = settings.smtpname if address == LOCAL else "<unknown>"
         self._authenticated = address == LOCAL or username != ""
@@ -275,7 +276,7 @@ class SmtpSession(Chunking):
 
     def _proceed_ehlo(self, argument: str) -> None:
         self._identified(argument, ehlo=True)
-        offer = extensions.Offer(self._listener.tls, self.secure, not self._listener.no_dsn,
+        offer = extensions.Offer(self._listener.tls, self.secure, self._lacking,
                                  self._settings.max_message_size, self._offered())
         self._out.append(reply.multiline(250, self._hello(), extensions.keywords(offer)))
 
@@ -325,7 +326,7 @@ class SmtpSession(Chunking):
         if path is None:
             self._reply(reply.R553_SENDER)
             return
-        parameters = read_mail(path[1], dsn=not self._listener.no_dsn, max_size=self._settings.max_message_size)
+        parameters = read_mail(path[1], self._lacking, max_size=self._settings.max_message_size)
         if not isinstance(parameters, Parameters):
             self._reply(parameters)
         elif not (parameters.smtputf8 or _ascii_path(argument, path[1])):
@@ -369,7 +370,7 @@ class SmtpSession(Chunking):
             self._reply(reply.R501_RECIPIENT)
             return
         rcpt = path[0]
-        parameters = read_rcpt(path[1], dsn=not self._listener.no_dsn, smtputf8=tx.smtputf8)
+        parameters = read_rcpt(path[1], self._lacking, smtputf8=tx.smtputf8)
         if not (tx.smtputf8 or _ascii_path(argument, path[1])):
             self._reply(reply.R553_SMTPUTF8)
         elif isinstance(parameters, Parameters):

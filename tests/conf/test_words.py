@@ -1,12 +1,13 @@
 """What is reserved, and what is said to be in effect, agree with the grammar."""
 
 from pysmtpd.conf import classic, grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
+from pysmtpd.conf.config import LEFT_OUT
 from pysmtpd.conf.effect import NOT_IN_EFFECT
 from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
 from tests.conf import test_valid
 from tests.conf.machine import read
 
-OURS = {"resolver", "test", "log", "proxy"}
+OURS = {"resolver", "test", "log", "proxy", *(f"no-{word}" for word in LEFT_OUT)}
 # Reserved for statements that OpenSMTPD had, or was to have.
 UNUSED = {"data-line", "group", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 

@@ -3,17 +3,19 @@
 import pytest
 
 from pysmtpd.base.envelope import Notify, Ret
-from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
+from pysmtpd.conf.config import LEFT_OUT
+from pysmtpd.session.extensions import EXTENSIONS
+from pysmtpd.session.parameters import MAIL, RCPT, Parameters, read_mail, read_rcpt
 
 
 def mail(text: str) -> Parameters:
-    found = read_mail(text, dsn=True, max_size=1000)
+    found = read_mail(text, frozenset(), max_size=1000)
     assert isinstance(found, Parameters), found
     return found
 
 
 def rcpt(text: str) -> Parameters:
-    found = read_rcpt(text, dsn=True)
+    found = read_rcpt(text, frozenset())
     assert isinstance(found, Parameters), found
     return found
 
@@ -33,10 +35,10 @@ def test_rcpt() -> None:
 
 
 def test_orcpt_beyond_ascii_is_kept_in_ascii() -> None:
-    found = read_rcpt("ORCPT=utf-8;\u7528+2B\U0001f600@b", dsn=True, smtputf8=True)
+    found = read_rcpt("ORCPT=utf-8;\u7528+2B\U0001f600@b", frozenset(), smtputf8=True)
     assert isinstance(found, Parameters) and found.orcpt == "utf-8;\\x{7528}+2B\\x{1F600}@b"
     for text, smtputf8 in (("ORCPT=utf-8;\u7528", False), ("ORCPT=rfc822;\u7528", True), ("ORCPT=utf-8;\u202e", True)):
-        assert isinstance(read_rcpt(text, dsn=True, smtputf8=smtputf8), str)
+        assert isinstance(read_rcpt(text, frozenset(), smtputf8=smtputf8), str)
 
 
 @pytest.mark.parametrize("text, code", [
@@ -46,7 +48,7 @@ def test_orcpt_beyond_ascii_is_kept_in_ascii() -> None:
     ("SIZE=1 SIZE=1", 501), ("NOTIFY=NEVER", 503), ("RET=FULL\xa0X=1", 501), ("\xe9", 503),
 ])
 def test_mail_refused(text: str, code: int) -> None:
-    refused = read_mail(text, dsn=True, max_size=1000)
+    refused = read_mail(text, frozenset(), max_size=1000)
     assert isinstance(refused, str)
     assert int(refused[:3]) == code
     assert refused.isascii()
@@ -60,7 +62,7 @@ def test_mail_refused(text: str, code: int) -> None:
     ("ORCPT=rfc822;\xe9", 553), ("SIZE=1", 503),
 ])
 def test_rcpt_refused(text: str, code: int) -> None:
-    refused = read_rcpt(text, dsn=True)
+    refused = read_rcpt(text, frozenset())
     assert isinstance(refused, str)
     if text == "ORCPT=rfc822;a b":
         assert refused == "503 Unsupported option b"
@@ -69,6 +71,12 @@ def test_rcpt_refused(text: str, code: int) -> None:
 
 def test_without_dsn() -> None:
     for text in ("RET=FULL", "ENVID=a"):
-        assert isinstance(read_mail(text, dsn=False, max_size=1000), str)
+        assert isinstance(read_mail(text, frozenset({"DSN"}), max_size=1000), str)
     for text in ("NOTIFY=NEVER", "ORCPT=rfc822;a"):
-        assert isinstance(read_rcpt(text, dsn=False), str)
+        assert isinstance(read_rcpt(text, frozenset({"DSN"})), str)
+
+
+def test_what_a_listener_may_leave_out_is_what_ehlo_offers() -> None:
+    offered = {row.keyword for row in EXTENSIONS}
+    assert {word.upper() for word in LEFT_OUT} | {"DSN", "STARTTLS", "AUTH"} == offered
+    assert {row.keyword for row in (*MAIL.values(), *RCPT.values()) if row.keyword} <= offered

@@ -106,6 +106,9 @@ def _fields(line: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for word in line.split()[1:]:
         key, _, value = word.partition("=")
+        if key == "without":
+            fields[key] = tuple(value.split(","))
+            continue
         fields[key] = Tls(value) if key == "tls" else int(value) if value.isdigit() else value or True
     return fields
 
