@@ -38,6 +38,21 @@ def test_every_message_is_on_its_page(generate: ModuleType) -> None:
     assert messages.SmtpBody in imsg.BY_CLASS
 
 
+def test_every_test_that_shows_an_rfc_is_there() -> None:
+    rows = [line for line in (DOCS / "rfc.md").read_text(encoding="utf-8").splitlines() if re.match(r"\| \d", line)]
+    shown = [name for row in rows for name in re.findall(r"`(tests/[^`]+)`", row)]
+    assert len(rows) > 30 and len(shown) > 50
+    gone = []
+    for name in shown:
+        path, _, function = name.partition("::")
+        file = ROOT / path
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if not text or (function and f"\ndef {function}(" not in text):
+            gone.append(name)
+    assert gone == []
+    assert [row for row in rows if not (re.search(r"\| no[ ;|]", row) or "`tests/" in row)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = LINK.findall(page.read_text(encoding="utf-8"))
