@@ -6,9 +6,11 @@ put before it so that every field begins after one.
 """
 
 import re
+from typing import NamedTuple
 
 from pysmtpd.base.reply import R550_HEADER, R552_HEADER, R554_LOOP, Reply
 from pysmtpd.session.masquerade import masquerade
+from pysmtpd.session.qualify import qualify
 
 HEADER_MAX = 1024 * 1024
 HOPS_MAX = 100
@@ -18,15 +20,23 @@ _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n(?![ \t]))*")
 
 
+class Completion(NamedTuple):
+    """What a user's own mail gets where it is missing: two fields, and the domain of addresses without one."""
+
+    date: bytes
+    message_id: bytes
+    domain: bytes = b""
+
+
 class Header:
     """The header of one message on its way."""
 
     __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict",
                  "beyond_ascii")
 
-    def __init__(self, complete: tuple[bytes, bytes] | None, masked: bytes = b"", *, strict: bool = False) -> None:
-        """``complete``: the Date and Message-ID fields to add where they are missing, Bcc is then removed;
-        None leaves the header alone.  ``masked``: an address that takes the place of those in From.  ``strict``: the
+    def __init__(self, complete: Completion | None, masked: bytes = b"", *, strict: bool = False) -> None:
+        """``complete``: what to add where it is missing, Bcc is then removed; None leaves the header alone.
+        ``masked``: an address that takes the place of those in From.  ``strict``: the
         body may be binary (RFC 3030 3), which the header must not."""
         self._masked = masked
         self._complete = complete
@@ -74,7 +84,7 @@ class Header:
         self._done = True
         if _FIELD.match(data[:_NAME_MAX]) is None:
             # No header at all: ours ends here, and everything that came is the body (RFC 5322 3.5).
-            fields = b"".join(self._complete) if self._complete else b""
+            fields = b"".join(self._complete[:2]) if self._complete else b""
             return fields + (data if data.startswith(b"\r\n") else b"\r\n" + data)
         if end < 0:
             end = len(data)
@@ -97,13 +107,18 @@ class Header:
     def _completed(self, data: bytes, folded: bytes) -> bytes:
         assert self._complete is not None
         bcc = _has(folded, b"bcc")
-        fields = b"".join(field for field in self._complete if not _has(folded, field[: field.index(b":")].lower()))
-        if not bcc and not fields:
+        fields = b"".join(field for field in self._complete[:2] if not _has(folded, field[: field.index(b":")].lower()))
+        domain = self._complete.domain
+        if not bcc and not fields and not domain:
             return data
         match = _HEADER.match(data)
         end = match.end() if match else 0
         header = _without(data[:end], b"bcc") if bcc else data[:end]
         rest = data[end:]
+        if domain:
+            header = qualify(header, domain)
+        if not fields and not bcc:
+            return header + rest
         # A line that is no field ended the header without the empty line that should have.
         return header + fields + (rest if rest.startswith(b"\r\n") or not rest else b"\r\n" + rest)
 

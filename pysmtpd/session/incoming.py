@@ -2,7 +2,7 @@
 
 from pysmtpd.base.reply import Reply
 from pysmtpd.session.chunks import Chunk, ChunkData
-from pysmtpd.session.header import Header
+from pysmtpd.session.header import Completion, Header
 from pysmtpd.session.smtp_data import MailData
 from pysmtpd.session.smtp_tx import Tx
 
@@ -12,7 +12,7 @@ class Incoming:
 
     __slots__ = ("_data", "_header", "_trace", "_tx")
 
-    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
+    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
                  masked: bytes = b"") -> None:
         """``trace`` is our Received field, ``completion`` and ``masked`` as in Header, ``limit`` in octets."""
         self._tx = tx
@@ -50,7 +50,7 @@ class Chunked:
 
     __slots__ = ("_data", "_header", "_trace", "_tx", "size")
 
-    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: tuple[bytes, bytes] | None,
+    def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
                  masked: bytes = b"") -> None:
         self._tx = tx
         self._data = ChunkData(limit, may_be_binary=tx.may_be_binary)

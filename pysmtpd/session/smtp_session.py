@@ -35,6 +35,7 @@ from pysmtpd.messages import (
 )
 from pysmtpd.session import extensions
 from pysmtpd.session.effects import Ask, Body, Effect
+from pysmtpd.session.header import Completion
 from pysmtpd.session.incoming import Chunked, Incoming
 from pysmtpd.session.lines import LineError
 from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
@@ -432,7 +433,7 @@ class SmtpSession(Chunking):
     def _chunked(self, tx: Tx) -> Chunked:
         return Chunked(tx, self._settings.max_message_size, *self._fields(tx))
 
-    def _fields(self, tx: Tx) -> tuple[bytes, tuple[bytes, bytes] | None, bytes]:
+    def _fields(self, tx: Tx) -> tuple[bytes, Completion | None, bytes]:
         """What comes before the message, what to add to its header, and the sender that takes the place of From's."""
         settings = self._settings
         date = rfc5322(self._now, settings.zone)
@@ -457,13 +458,13 @@ class SmtpSession(Chunking):
             return ""
         return f" auth=yes user={vis(self._username.encode(), white=True)}" if self._username else " auth=no"
 
-    def _completion(self, date: str) -> tuple[bytes, bytes] | None:
+    def _completion(self, date: str) -> Completion | None:
         """The fields to add to a user's own mail where they are missing."""
         listener = self._listener
         if not (listener.is_local or listener.port in SUBMISSION_PORTS):
             return None
         message_id = f"Message-ID: <{self._random(64):016x}@{self._settings.smtpname}>\r\n"
-        return f"Date: {date}\r\n".encode(), message_id.encode()
+        return Completion(f"Date: {date}\r\n".encode(), message_id.encode(), self._settings.smtpname.encode())
 
     def _receive_data(self, incoming: Incoming) -> bool:
         """Take in mail data; False when its end has not come."""

@@ -6,18 +6,19 @@ from hypothesis import strategies as st
 
 from pysmtpd.base.reply import R552_HEADER, R554_LOOP
 from pysmtpd.session import header
-from pysmtpd.session.header import Header
+from pysmtpd.session.header import Completion, Header
+from pysmtpd.session.qualify import qualify
 
 PARTS = [b"A: b", b"Date: x", b"Bcc: y", b"Bcc", b"\r\n", b" z", b"\t", b":", b"\r\n\r\n", b"m"]
 DATE, MESSAGE_ID = b"Date: now\r\n", b"Message-ID: <1@x>\r\n"
 
 
 def whole(data: bytes, complete: bool = False) -> bytes:
-    return Header((DATE, MESSAGE_ID) if complete else None).feed(data, last=True)
+    return Header(Completion(DATE, MESSAGE_ID) if complete else None).feed(data, last=True)
 
 
 def octets(data: bytes, complete: bool = False) -> bytes:
-    head = Header((DATE, MESSAGE_ID) if complete else None)
+    head = Header(Completion(DATE, MESSAGE_ID) if complete else None)
     out = b"".join(head.feed(data[i : i + 1], last=False) for i in range(len(data)))
     return out + head.feed(b"", last=True)
 
@@ -56,7 +57,7 @@ def test_a_body_without_header_is_not_held() -> None:
 
 def test_loop() -> None:
     data = b"rEceived: x\r\n" * 100 + b"\r\n"
-    for head in (Header(None), Header((DATE, MESSAGE_ID))):
+    for head in (Header(None), Header(Completion(DATE, MESSAGE_ID))):
         assert head.feed(data, last=True) == b""
         assert head.fault == R554_LOOP
     head = Header(None)
@@ -101,8 +102,57 @@ def test_completed(data: bytes, wanted: bytes) -> None:
 @given(st.lists(st.sampled_from(PARTS), max_size=16), st.booleans(), st.integers(1, 9))
 def test_pieces_do_not_matter(parts: list[bytes], complete: bool, size: int) -> None:
     data = b"".join(parts) + b"\r\n"
-    head = Header((DATE, MESSAGE_ID) if complete else None)
+    head = Header(Completion(DATE, MESSAGE_ID) if complete else None)
     out = b"".join(head.feed(data[i : i + size], last=i + size >= len(data)) for i in range(0, len(data), size))
     assert out == whole(data, complete)
     if not complete:
         assert out in (data, b"\r\n" + data)
+
+
+@pytest.mark.parametrize("field, wanted", [
+    (b"joe", b"joe@x.test"),
+    (b" joe, jane@example.org,\r\n\tjim", b" joe@x.test, jane@example.org,\r\n\tjim@x.test"),
+    (b" Joe Smith <joe>", b" Joe Smith <joe@x.test>"),
+    (b' "joe@home, or not" <joe> (a, b), <\r\n jane >',
+     b' "joe@home, or not" <joe@x.test> (a, b), <\r\n jane@x.test >'),
+    (b' <"joe smith">', b' <"joe smith"@x.test>'),
+    (b" joe (his @ comment)", b" joe@x.test (his @ comment)"),
+    (b" (one) joe (two)", b" (one) joe@x.test (two)"),
+    # left alone: complete ones, groups, what is no address, what has no end
+    (b" joe@example.org, <jane@example.org>, <@a,@b:jim@c>", b" joe@example.org, <jane@example.org>, <@a,@b:jim@c>"),
+    (b" undisclosed-recipients:;", b" undisclosed-recipients:;"),
+    (b" friends: joe, jane;, <>", b" friends: joe, jane;, <>"),
+    (b" Joe Smith", b" Joe Smith"),
+    (b' "joe, jane', b' "joe, jane'),
+    (b" joe (jane", b" joe (jane"),
+    (b"", b""),
+])
+@pytest.mark.parametrize("name", [b"From:", b"To :", b"cc:", b"CC:"])
+def test_addresses_without_domain_get_ours(name: bytes, field: bytes, wanted: bytes) -> None:
+    before, behind = b"Subject: joe\r\n", b"\r\nReply-To: joe\r\nX-To: joe\r\n\r\nTo: joe\r\n"
+    data = DATE + MESSAGE_ID + before + name + field + behind
+    head = Header(Completion(DATE, MESSAGE_ID, b"x.test"))
+    assert head.feed(data, last=True) == DATE + MESSAGE_ID + before + name + wanted + behind
+
+
+TEXT = [b"joe", b"@", b"a.test", b",", b" ", b"\r\n ", b"<", b">", b'"', b"\\", b"(", b")", b":", b";", b"\xe9",
+        b"\r\nTo:", b"\r\nFrom: ", b"\r\nSubject:"]
+
+
+@given(st.lists(st.sampled_from(TEXT), max_size=30))
+def test_nothing_but_domains_is_added(parts: list[bytes]) -> None:
+    header = b"To: " + b"".join(parts) + b"\r\n"
+    made = qualify(header, b"x.test")
+    assert made.replace(b"@x.test", b"") == header
+    assert qualify(made, b"x.test") == made
+
+
+@given(st.lists(st.sampled_from([*TEXT, b"\r\nBcc: ", b"\r\nDate: ", b"\r\nX-Long: " + b"y" * 70000]), max_size=12),
+       st.binary(max_size=200))
+def test_what_is_not_completed_is_not_changed(parts: list[bytes], body: bytes) -> None:
+    """Each field but Bcc is there as it came, in its order, and so is the body."""
+    block = b"Subject: x" + b"".join(parts) + b"\r\n"
+    head = Header(Completion(DATE, MESSAGE_ID, b"x.test"))
+    out = head.feed(block + b"\r\n" + body, last=True)
+    assert out.endswith(b"\r\n" + body)
+    assert Header(None).feed(block + b"\r\n" + body, last=True) == block + b"\r\n" + body
