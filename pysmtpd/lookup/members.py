@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pysmtpd.base import idn
 from pysmtpd.base.envelope import COMMAND_MAX
 from pysmtpd.base.mailaddr import MailAddr
+from pysmtpd.base.text import is_clean, vis
 
 SHOWN_MAX = 80                     # characters of a bad member in an error
 
@@ -123,6 +124,9 @@ def _ends_at_comment(text: str) -> bool:
 
 def _read(text: str, *, escaped: bool) -> Member | BadMember:
     """One item.  The kinds are tried in the order of OpenSMTPD."""
+    text = text.replace("\t", " ")
+    if not is_clean(text):
+        return BadMember(vis(text.encode("utf-8", "replace")), "has a control character")
     for kind, pattern in ((Kind.ERROR, _ERROR), (Kind.INCLUDE, _INCLUDE)):
         match = pattern.fullmatch(text)
         if match is not None:

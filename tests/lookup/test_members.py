@@ -96,3 +96,16 @@ def test_any_line_is_read(line: str) -> None:
     for member in read.good:
         assert member.text
         assert (member.address is not None) is (member.kind is Kind.ADDRESS)
+
+
+@pytest.mark.parametrize("text", ["|id\0x", "/etc/pass\x07wd", "|echo \x1b[2J", ":include:/etc/\0x", "error:550 a\x08",
+                                  "|a\u2028b", "bob\0"])
+def test_a_member_with_a_control_character_is_a_bad_one(text: str) -> None:
+    read = parse(f"bob, {text}")
+    assert [member.text for member in read.good] == ["bob"]
+    assert [bad.why for bad in read.bad] == ["has a control character"]
+    assert read.bad[0].text.isprintable()
+
+
+def test_a_tab_in_a_command_is_a_blank() -> None:
+    assert [member.text for member in parse("|/bin/vacation\tjane").good] == ["/bin/vacation jane"]
