@@ -7,6 +7,7 @@ expressions.  Keys are given in lower case, entries may be in any.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from pysmtpd.base import idn
@@ -103,7 +104,7 @@ class NetIndex:
         found = self._words.get(key)
         if found is not None or not self._widths:
             return found
-        address = parse_address(key)
+        address = _address(key)      # which a thousand rules may ask about
         if address is None:
             return None
         version, number = address
@@ -114,6 +115,9 @@ class NetIndex:
                 if found is not None:
                     return found
         return None
+
+
+_address = lru_cache(256)(parse_address)
 
 
 def tagged(user: str, delimiter: str) -> tuple[str, ...]:

@@ -9,13 +9,15 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from pysmtpd.conf.config import Criterion, Rule
-from pysmtpd.lookup.domains import DomainTables
+from pysmtpd.lookup.domains import ManyTables
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
 from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.table_slow import SlowTable
 from pysmtpd.lookup.table_static import StaticTable
 
 Test = Callable[[Facts], bool]
+
+MANY = 8                           # tables, from which on an index over all of them is faster than each
 
 
 class Decision(NamedTuple):
@@ -76,33 +78,47 @@ class Ruleset:
 
     def __init__(self, rules: Sequence[Rule], tables: Tables) -> None:
         self.rules = rules
+        self._tables = tables
         self._tests: list[Test] = []
         self._numbers: dict[tuple[str, str, bool, bool], int] = {}
         self._steps = [(rule, [self._step(criterion, tables) for criterion in rule.criteria]) for rule in rules]
-        self._tables = tables
-        self._domains = DomainTables({
-            number: table for (kind, name, regex, _), number in self._numbers.items()
-            if kind == "for" and not regex and isinstance(table := tables.get(name), StaticTable)
-        })
+        self._indexes: list[tuple[ManyTables, Callable[[Facts], Sequence[str]]]] = []
+        for kind, (service, names) in _FOUND_AT_ONCE.items():
+            self._index(kind, service, names)
         self._blank = self._blank_results()
 
     def _blank_results(self) -> list[bool | None]:
         """Nothing is known yet, but that a domain is in no table before it was found in one."""
         results: list[bool | None] = [None] * len(self._tests)
-        for number in self._domains.known:
-            results[number] = False
+        for index, _ in self._indexes:
+            for number in index.known:
+                results[number] = False
         return results
+
+    def _index(self, kind: str, service: Service, fact: Callable[[Facts], Sequence[str]]) -> None:
+        """One over all tables that this kind of criterion asks."""
+        found = {
+            number: table for (each, name, regex, outside), number in self._numbers.items()
+            if each == kind and not regex and not outside
+            and isinstance(table := self._tables.get(name), StaticTable)
+        }
+        if len(found) >= MANY:
+            self._indexes.append((ManyTables(service, found, self._tables.delimiter), fact))
 
     def _results(self, facts: Facts) -> list[bool | None]:
         """The results of the tests that are known beforehand."""
         if self._tables.trace is not None:
             return [None] * len(self._tests)   # each look-up is to be told
-        if self._domains.refresh():
+        changed = False
+        for index, _ in self._indexes:
+            changed |= index.refresh()
+        if changed:
             self._blank = self._blank_results()
         results = self._blank.copy()
-        for name in (facts.domain, facts.literal) if facts.literal else (facts.domain,):
-            for number in self._domains.find(name):
-                results[number] = True
+        for index, names in self._indexes:
+            for name in names(facts):
+                for number in index.find(name):
+                    results[number] = True
         return results
 
     def _step(self, criterion: Criterion, tables: Tables) -> Step:
@@ -226,4 +242,13 @@ _KINDS: Mapping[str, Callable[[Criterion, Tables], Test]] = {
     "tls": _tls,
     "mail-from": _mail_from,
     "rcpt-to": _rcpt_to,
+}
+
+# Of which facts it is found at once in which tables they are, when there are many: the keys.
+_FOUND_AT_ONCE: Mapping[str, tuple[Service, Callable[[Facts], Sequence[str]]]] = {
+    "for": (Service.DOMAIN, lambda facts: (facts.domain, facts.literal) if facts.literal else (facts.domain,)),
+    "helo": (Service.DOMAIN, lambda facts: (facts.helo,)),
+    "from-rdns": (Service.DOMAIN, lambda facts: (facts.hostname,) if facts.hostname != UNKNOWN else ()),
+    "mail-from": (Service.MAILADDR, lambda facts: (facts.sender,)),
+    "rcpt-to": (Service.MAILADDR, lambda facts: (facts.dest,)),
 }

@@ -46,7 +46,7 @@ class Tables:
 
     def __init__(self, tables: Iterable[AnyTable], delimiter: str = "+") -> None:
         self._tables: Mapping[str, AnyTable] = {table.name: table for table in tables}
-        self._delimiter = delimiter
+        self.delimiter = delimiter
         self.trace: Callable[[str], None] | None = None
 
     def get(self, name: str) -> AnyTable | None:
@@ -62,7 +62,7 @@ class Tables:
         memo = memo if memo is not None else Memo()
         try:
             if isinstance(table, SlowTable):
-                found = table.match(service, key, memo, self._delimiter)
+                found = table.match(service, key, memo, self.delimiter)
             else:
                 found = table.match(service, key)
         except TableError:
@@ -78,7 +78,7 @@ class Tables:
         memo = memo if memo is not None else Memo()
         try:
             if isinstance(table, SlowTable):
-                value = table.lookup(service, key, memo, self._delimiter)
+                value = table.lookup(service, key, memo, self.delimiter)
             else:
                 value = table.lookup(service, key)
         except TableError:

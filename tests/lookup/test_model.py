@@ -5,6 +5,7 @@ import re
 import time
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,10 +129,13 @@ _CLIENT = st.fixed_dictionaries({
 
 
 @settings(max_examples=150, deadline=None)
-@given(_RULES, _CLIENT)
-def test_the_rules_do_what_the_model_does(rules: list[Rule], client: dict[str, Any]) -> None:
+@given(_RULES, _CLIENT, st.sampled_from([1, 100]))
+def test_the_rules_do_what_the_model_does(rules: list[Rule], client: dict[str, Any], many: int) -> None:
+    """many: tables that are looked for in one index, or each by itself."""
     tables = Tables([static(name, *keys) for name, keys in TABLES.items()])
-    decision = Ruleset(rules, tables).evaluate(facts(**client))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pysmtpd.lookup.ruleset.MANY", many)
+        decision = Ruleset(rules, tables).evaluate(facts(**client))
     assert decision.error == ""
     assert decision.rule == model(rules, client)
     # Traced, every look-up is made one by one.
@@ -252,12 +256,13 @@ def test_virtual_users_do_what_the_model_does(virtual: dict[str, list[str]], rcp
 # --- speed -----------------------------------------------------------------------------------------------
 
 
-def _best(count: int, bound: float) -> float:
+def _best(count: int, bound: float, kind: str = "for", entry: str = "*.d{}.example") -> float:
     """Seconds of processor time for a recipient that the last of so many rules sends to the last of many aliases."""
     aliases, users = StaticTable("aliases"), static("users", bob="1000:1000:/home/bob")
     aliases.fill((f"alias{number}", "bob") for number in range(100_000))
-    customers = [static(f"d{number}", f"d{number}.example", f"*.d{number}.example") for number in range(count - 1)]
-    rules = [rule(FROM_ANY, criterion("for", table.name), action="local") for table in customers]
+    names = [entry.format(number) for number in range(count - 1)]
+    customers = [static(f"d{number}", name.replace("*.", ""), name) for number, name in enumerate(names)]
+    rules = [rule(FROM_ANY, criterion(kind, table.name), action="local") for table in customers]
     action = Action(name="local", method=Method.MAILDIR, alias="aliases", userbase="users")
     expanding = expander(*rules, rule(FROM_ANY, FOR_LOCAL, action="local"), actions=(action,),
                          tables=(aliases, users, *customers))
@@ -278,7 +283,14 @@ def test_a_recipient_costs_little_however_large_the_tables_are() -> None:
     assert _best(1000, 1e-3) < 1e-3
 
 
-def test_a_table_of_domains_that_changes_is_read_again(tmp_path: Any) -> None:
+@pytest.mark.parametrize("kind, entry", [("mail-from", "@*.s{}.example"), ("rcpt-to", "u{}@example.org"),
+                                         ("helo", "*.h{}.example"), ("from", "2001:db8:{}::/48")])
+def test_nor_does_a_rule_for_each_of_many_senders_recipients_or_clients(kind: str, entry: str) -> None:
+    assert _best(1000, 1e-3, kind, entry) < 1e-3
+
+
+def test_a_table_of_domains_that_changes_is_read_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pysmtpd.lookup.ruleset.MANY", 1)
     path = tmp_path / "domains"
     path.write_text("a.example\n")
     table = FileTable("domains", str(path))
