@@ -1,5 +1,8 @@
 """Tables in text files."""
 
+import os
+import stat
+
 from pysmtpd.lookup.service import TableError
 from pysmtpd.lookup.table_static import Held, StaticTable
 from pysmtpd.maps import BadMap
@@ -21,7 +24,9 @@ class FileTable(StaticTable):
 
         Raises TableError."""
         try:
-            with open(self.path, "rb") as file:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise TableError(f"{self.path}: not a regular file")
                 data = file.read(FILE_MAX + 1)
         except OSError as error:
             raise TableError(f"{self.path}: {error.strerror}") from None

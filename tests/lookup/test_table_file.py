@@ -1,5 +1,6 @@
 """lookup.table_file: tables in text files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,14 @@ def test_new_content_is_indexed_before_it_is_installed(tmp_path: Path) -> None:
     assert table.match(Service.DOMAIN, "a.example.org")
     table.install(held)
     assert table.match(Service.DOMAIN, "a.example.net") and not table.match(Service.DOMAIN, "a.example.org")
+
+
+def test_a_fifo_in_place_of_a_table_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text("bob: carol\n")
+    table = FileTable("table", str(path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TableError, match="table: not a regular file"):
+        table.reload()
+    assert table.lookup(Service.ALIAS, "bob") == "carol"
