@@ -26,7 +26,7 @@ _BEFORE_VALUE = frozenset({
     "ca", "ciphers", "filter", "hostname", "hostnames", "on", "pki", "port", "protocols", "senders", "tag",
 })
 _WITHOUT = tuple(f"no-{word}" for word in LEFT_OUT)
-_FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "proxy-v2", *_WITHOUT)
+_FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "lmtp", "proxy-v2", *_WITHOUT)
 _STRINGS = ("pki", "ca", "ciphers", "protocols", "hostname", "tag")
 _TLS = ("tls", "tls-require", "smtps")
 # What may stand in the place of a table that can be left out, and was not reserved in 6.0.

@@ -132,6 +132,7 @@ class Listener(Frozen):
     no_dsn: bool = False
     without: tuple[str, ...] = ()           # ours: of LEFT_OUT
     received_auth: bool = False
+    lmtp: bool = False                      # ours: speaks LMTP
     proxy_v2: bool = False
     proxy_from: str = ""                    # ours: table of proxies, which may speak version 1 too
     at: Position = Position()
@@ -140,9 +141,10 @@ class Listener(Frozen):
     def lacking(self) -> frozenset[str]:
         """Keywords, in upper case, that EHLO does not offer: those left out, and those that need one of them
         (RFC 3030 3, RFC 6531 3.1)."""
-        if not self.without:
+        without = (*self.without, "chunking") if self.lmtp else self.without
+        if not without:
             return _NO_DSN if self.no_dsn else _NOTHING
-        gone = {*self.without, *(word for word, needs in _NEEDED.items() if {*needs} & {*self.without})}
+        gone = {*without, *(word for word, needs in _NEEDED.items() if {*needs} & {*without})}
         return frozenset(word.upper() for word in gone) | (_NO_DSN if self.no_dsn else _NOTHING)
 
     @property

@@ -139,7 +139,9 @@ def _senders(p: Parser, made: Listen, word: Token) -> None:
 
 
 def _flag(p: Parser, made: Listen, word: Token) -> None:
-    """flag = "mask-src" | "no-dsn" | "received-auth" """
+    """flag = "mask-src" | "no-dsn" | "received-auth" | "lmtp"
+
+    The last is ours."""
     p.once(made.seen, word.text, word, f"{word.text} already specified")
     made.fields[word.text.replace("-", "_")] = True
 
@@ -191,6 +193,7 @@ LISTEN_OPTIONS: dict[str, Option] = {
     "auth-optional": _auth,
     "senders": _senders,
     "received-auth": _flag,
+    "lmtp": _flag,
     "proxy-v2": _proxy,
     "proxy": _proxy,
 }

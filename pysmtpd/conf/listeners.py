@@ -58,6 +58,9 @@ class Listeners:
         fields = dict(listen.fields)
         port = fields.pop("port", SMTPS_PORT if fields.get("tls") is Tls.SMTPS else SMTP_PORT)
         hostname = fields.pop("hostname", self._hostname)
+        if "lmtp" in fields and port == SMTP_PORT:
+            self._draft.errors.append(about(listen.seen["lmtp"], "lmtp may not listen on port 25",
+                                            ["that is for servers of other domains, which speak SMTP (RFC 2033 5)"]))
         for address in self._resolve(listen):
             same = [one for one in self._made if (one.address, one.port) == (address, port)]
             if same:

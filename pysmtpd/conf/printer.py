@@ -301,6 +301,8 @@ def _everywhere(config: Config, one: Listener) -> Iterator[str]:
 
 def _address(one: Listener) -> Iterator[str]:
     yield f" port {one.port} hostname {quoted(one.hostname)}"
+    if one.lmtp:
+        yield " lmtp"
     if one.proxy_v2:
         yield " proxy-v2"
     if one.received_auth:

@@ -99,6 +99,7 @@ class SmtpSession(Chunking):
         self._username = username
         self._msgids = msgids
         self._local = local
+        self._commands = LMTP_COMMANDS if listener.lmtp else COMMANDS
         self._tls: TlsFacts | None = None
         self._greeted = False
         self._helo = ""
@@ -203,7 +204,8 @@ class SmtpSession(Chunking):
         self._greeted = True
         if self._tls is not None:
             self._log_tls(self._tls)
-        self._reply(reply.line(f"220 {self._settings.smtpname} ESMTP {reply.SOFTWARE}"))
+        speaks = "LMTP" if self._listener.lmtp else "ESMTP"
+        self._reply(reply.line(f"220 {self._settings.smtpname} {speaks} {reply.SOFTWARE}"))
 
     def _log_tls(self, tls: TlsFacts) -> None:
         self._log(logline.SMTP_TLS.format(id=self.id, ciphers=tls.text))
@@ -232,7 +234,7 @@ class SmtpSession(Chunking):
             self._mistake(reply.R500_CONTROL)
             return True
         verb, argument = parts
-        command = COMMANDS.get(verb)
+        command = self._commands.get(verb)
         if command is None:
             self._mistake(reply.R500_UNRECOGNIZED)
             return True
@@ -447,8 +449,12 @@ class SmtpSession(Chunking):
 
     def _protocol(self, tx: Tx) -> str:
         """RFC 3848, and RFC 6531 4.3."""
-        kind = "UTF8SMTP" if tx.smtputf8 else "ESMTP" if self._ehlo else "SMTP"
+        kind = f"UTF8{self._speaks[-4:]}" if tx.smtputf8 else self._speaks
         return f"{kind}{'S' if self.secure else ''}{'A' if self._authenticated else ''}"
+
+    @property
+    def _speaks(self) -> str:
+        return "LMTP" if self._listener.lmtp else "ESMTP" if self._ehlo else "SMTP"
 
     def _tls_clause(self) -> str:
         return f" ({self._tls.text}:{'YES' if self._tls.verified else 'NO'})" if self._tls else ""
@@ -490,7 +496,7 @@ class SmtpSession(Chunking):
         assert tx is not None
         if fault is not None:
             self._rollback()
-            self._reply(fault)
+            self._reply_data(fault, tx)
             return
         self._spare = None
         if tx.fits:
@@ -502,6 +508,11 @@ class SmtpSession(Chunking):
         self._ask(SmtpMessageCommit(self.id, tx.msgid, tx.envelopes, tx.size, tx.binary, tx.utf8_header),
                   self._committed)
 
+    def _reply_data(self, text: Reply, tx: Tx) -> None:
+        """What became of the mail data: in LMTP said once for each recipient that was accepted (RFC 2033 4.2)."""
+        for _ in range(len(tx.rcpts) if self._listener.lmtp else 1):
+            self._reply(text)
+
     @property
     def _committing(self) -> bool:
         return self._waiting == self._committed
@@ -512,12 +523,12 @@ class SmtpSession(Chunking):
         tx, self._tx = self._tx, None
         assert tx is not None
         if not message.ok:
-            self._reply(reply.R452_STORAGE if message.full else reply.R451_TEMPORARY)
+            self._reply_data(reply.R452_STORAGE if message.full else reply.R451_TEMPORARY, tx)
             return
         self._mails += 1
-        self._reply(Reply(f"250 2.0.0 {tx.msgid:08x} Message accepted for delivery"))
+        self._reply_data(Reply(f"250 2.0.0 {tx.msgid:08x} Message accepted for delivery"), tx)
         self._log(logline.SMTP_MESSAGE.format(id=self.id, msgid=tx.msgid, size=tx.size, nrcpt=len(tx.rcpts),
-                                              proto="ESMTP" if self._ehlo else "SMTP"))
+                                              proto=self._speaks))
         for rcpt, evp in tx.rcpts:
             self._log(logline.SMTP_ENVELOPE.format(id=self.id, evpid=evp, sender=tx.sender, rcpt=rcpt))
 
@@ -551,4 +562,9 @@ COMMANDS: dict[str, Command[SmtpSession]] = {
         Command("HELP", SmtpSession._check_bare, FilterPhase.HELP, SmtpSession._proceed_help),
         Command("WIZ", SmtpSession._check_bare, FilterPhase.NONE, SmtpSession._proceed_wiz),
     )
+}
+# RFC 2033 4.1: LHLO is EHLO, and there is no other.
+LMTP_COMMANDS: dict[str, Command[SmtpSession]] = {
+    "LHLO": COMMANDS["EHLO"]._replace(verb="LHLO"),
+    **{verb: row for verb, row in COMMANDS.items() if verb not in ("HELO", "EHLO")},
 }
