@@ -9,33 +9,30 @@ import errno
 import os
 import socket
 import time
-import traceback
 import zlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
-from pysmtpd.base.envelope import Envelope, Flag
 from pysmtpd.base.logline import Level
-from pysmtpd.base.mailaddr import parse
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import KEY_SIZE, Seal, SealError
-from pysmtpd.base.srs import Srs, is_rewritten
-from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import Trace
 from pysmtpd.conf.config import Expectation, local_keys
 from pysmtpd.imsg import CHUNK_MAX, ImsgError, Message
-from pysmtpd.lookup import auth_build, mx, rdns, resolver, senders, services
+from pysmtpd.lookup import auth_build, mx, resolver, rewritten, senders, services
+from pysmtpd.lookup.answers import Answers
 from pysmtpd.lookup.auth import Authenticator
 from pysmtpd.lookup.auth_dovecot import DovecotBackend
 from pysmtpd.lookup.auth_system import Children
 from pysmtpd.lookup.build import Means, bad_patterns, build_tables
+from pysmtpd.lookup.client_names import NO_NAME, ClientNames
 from pysmtpd.lookup.expand import Expander, explain
+from pysmtpd.lookup.expanded_frames import frames
 from pysmtpd.lookup.explain import Explainer, Unexplained
-from pysmtpd.lookup.facts import UNKNOWN
 from pysmtpd.lookup.forward import STATES, Forward, Forwards, Includes, User
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
@@ -49,7 +46,6 @@ from pysmtpd.lookup.table_slow import SlowTable
 from pysmtpd.lookup.table_static import StaticTable
 from pysmtpd.lookup.userinfo import userinfo
 from pysmtpd.messages import (
-    SEALED_MAX,
     AuthAnswered,
     AuthMechanisms,
     AuthRefused,
@@ -59,7 +55,6 @@ from pysmtpd.messages import (
     CtlText,
     CtlUpdateTable,
     ExpandRcpt,
-    Fcrdns,
     ForwardMissing,
     ForwardOpen,
     ForwardOpened,
@@ -90,41 +85,16 @@ from pysmtpd.privsep.interfaces import getifaddrs
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
 
-NAME_TIMEOUT = 20.0                # seconds for the name of a client, all look-ups together
-NAME_KEPT = 30.0                   # seconds a client's name serves again without asking anybody
-NAMES_MAX = 10_000
 READERS = 4                        # threads that read :include: files
 EXPLAIN_TIMEOUT = 50.0             # seconds; control gives up after 60
 ADDRESSES_KEPT = 10.0              # seconds until the machine is asked again which addresses it has
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
-FRAME_ROOM = SEALED_MAX - 64       # octets of envelopes in one frame
 TEXT_MAX = 1024
 PROBLEMS_MAX = 50                  # members of one recipient that are left out, in the log
-SRS_HOPS = 3                       # rewritten addresses inside of each other
 DISCARD_PORT = 9
 SMTP_SERVICES = frozenset({"netaddr", "addrname"})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-
-
-def frames(reqid: int, first: int, expanded: Expanded, seal: Seal) -> Iterator[RcptExpanded]:
-    """An expansion in as many messages as it takes; nearly always one.  first: the evpid of its first envelope.
-
-    Raises SealError for an envelope that queue would refuse."""
-    envelopes = [e if e.evpid == n else replace(e, evpid=n) for n, e in enumerate(expanded.envelopes, first)]
-    if len(envelopes) > 1:
-        batch: list[Envelope] = []
-        size = 0
-        for envelope in envelopes:
-            length = len(msgspec.msgpack.encode(envelope))
-            if batch and size + length > FRAME_ROOM:
-                yield RcptExpanded(reqid, seal.close(batch), len(batch), "", "", True)
-                batch, size = [], 0
-            batch.append(envelope)
-            size += length
-        envelopes = batch
-    sealed = seal.close(envelopes) if envelopes else b""
-    yield RcptExpanded(reqid, sealed, len(envelopes), expanded.reply, expanded.why, whole=expanded.whole)
 
 
 def has_route(address: str) -> bool:
@@ -164,11 +134,8 @@ class Lka(Process):
 
     def preload(self) -> None:
         resolver.preload()
-        self._tasks: set[asyncio.Task[Message | None]] = set()
-        self._names: dict[str, tuple[float, rdns.ClientName]] = {}
-        self._names_version = -1
+        self.answers = Answers(lambda text: self.log(text, Level.CRIT))
         self._traced = 0
-        self.srs: Srs | None = None
         self._addresses_due = 0.0
 
     def setup(self) -> None:
@@ -186,14 +153,14 @@ class Lka(Process):
         self.forwards = Forwards(self._open_forward, time.monotonic)
         self.expander = Expander(self.config, self.ruleset, self.tables, self.forwards, includes,
                                  only_uid=os.geteuid() if self.config.user else None)
-        if self.config.srs_key is not None:
-            backup = self.config.srs_backup.value if self.config.srs_backup is not None else None
-            self.srs = Srs(self.config.srs_key.value, backup, self.config.srs_ttl)
-            self.expander.reverse = self._reverse
+        self.rewritten = rewritten.of(self.config, self.now, self.log)
+        if self.rewritten is not None:
+            self.expander.reverse = self.rewritten.reverse
         self._key = self.random.randbytes(KEY_SIZE)
         self.seal = Seal(self._key)
         self.hosts = HostsFile(time.monotonic)
         self.hosts.hosts()
+        self.names = ClientNames(self.hosts, time.monotonic)
         self.auth_children = Children(lambda message: self.peer(Proc.PARENT).send(message), self.new_reqid)
         self.auth = Authenticator(lambda text: self.log(text, Level.ERR))
         self.auth.backends = auth_build.build(self.config.listeners, self.tables, self.auth_children,
@@ -221,7 +188,7 @@ class Lka(Process):
             expanded = memo.run(step)
         except Pending as pending:
             failed = RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error")
-            self._answer(peer, self._expand_later(peer, message, memo.settle(step, pending)), failed)
+            self.answers.later(peer, self._expand_later(peer, message, memo.settle(step, pending)), failed)
             return
         self._send_expanded(peer, message, expanded)
 
@@ -267,35 +234,10 @@ class Lka(Process):
             self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
             peer.send(RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error"))
 
-    # senders that lead back
-
-    def _reverse(self, envelope: Envelope) -> Envelope:
-        """A bounce to a sender that was rewritten here goes to whom it stands for, as mail of this machine."""
-        assert self.srs is not None
-        dest = envelope.dest
-        for _ in range(SRS_HOPS):
-            if not is_rewritten(dest.user):
-                break
-            found = self.srs.decode(dest, self.now())
-            if found is None:
-                if dest == envelope.dest:
-                    self.log(f"SRS failed to decode: {line_of(str(dest).encode(), TEXT_MAX)}")
-                break
-            dest = found
-        if dest == envelope.dest:
-            return envelope
-        return replace(envelope, dest=dest, flags=envelope.flags | Flag.INTERNAL)
-
-    def _rewritten(self, message: MtaLookup) -> Message:
-        """The sender ``key``, for mail first sent to a recipient in the domain ``table``."""
-        sender = parse(message.key)
-        found = self.srs.encode(sender, message.table, self.now()) if self.srs is not None else sender
-        return MtaLookedUp(message.reqid, Found.NO if found == sender else Found.YES, str(found))
-
     @handles(CtlExplain)
     def explain(self, peer: Peer, ask: CtlExplain) -> None:
         failed = CtlDone(ask.reqid, False, "it cannot be explained: see the log")
-        self._answer(peer, self._explain(ask), failed)
+        self.answers.later(peer, self._explain(ask), failed)
 
     async def _explain(self, ask: CtlExplain) -> Message:
         """The expansion of that recipient, as sessions get it."""
@@ -334,11 +276,7 @@ class Lka(Process):
         def step(memo: Memo) -> Message:
             return self._user_told(message, memo)
 
-        memo = Memo()
-        try:
-            peer.send(memo.run(step))
-        except Pending as pending:
-            self._answer(peer, memo.settle(step, pending), UserTold(message.reqid, Found.TEMPFAIL, 0, 0, ""))
+        self.answers.step(peer, step, UserTold(message.reqid, Found.TEMPFAIL, 0, 0, ""))
 
     def _user_told(self, message: UserAsk, memo: Memo) -> Message:
         try:
@@ -368,32 +306,18 @@ class Lka(Process):
 
     @handles(SmtpLookupName)
     def lookup_name(self, peer: Peer, message: SmtpLookupName) -> None:
-        self.hosts.hosts()
-        if self.hosts.version != self._names_version:
-            self._names.clear()
-            self._names_version = self.hosts.version
-        kept = self._names.get(message.address)
-        if kept is not None and kept[0] > time.monotonic():
-            peer.send(NameLookedUp(message.reqid, *kept[1]))
+        known = self.names.known(message.address)
+        if known is not None:
+            peer.send(NameLookedUp(message.reqid, *known))
             return
-        failed = NameLookedUp(message.reqid, UNKNOWN, Fcrdns.ERROR)
+        failed = NameLookedUp(message.reqid, *NO_NAME)
         if parse_address(message.address) is None:
             peer.send(failed)
             return
-        self._answer(peer, self._client_name(message), failed)
+        self.answers.later(peer, self._client_name(message), failed)
 
     async def _client_name(self, message: SmtpLookupName) -> Message:
-        address = message.address.partition("%")[0]
-        try:
-            async with asyncio.timeout(NAME_TIMEOUT):
-                name = await rdns.client_name(self.resolver, address)
-        except TimeoutError:
-            name = rdns.ClientName(UNKNOWN, Fcrdns.ERROR)
-        if name.fcrdns is not Fcrdns.ERROR:
-            if len(self._names) >= NAMES_MAX:
-                del self._names[next(iter(self._names))]
-            self._names[message.address] = (time.monotonic() + NAME_KEPT, name)
-        return NameLookedUp(message.reqid, *name)
+        return NameLookedUp(message.reqid, *await self.names.ask(self.resolver, message.address))
 
     # what mta asks
 
@@ -401,7 +325,7 @@ class Lka(Process):
     def resolve(self, peer: Peer, message: MtaResolve) -> None:
         failure = mx.MX_FAILED if message.mx else mx.HOST_FAILED
         failed = MtaResolved(message.reqid, failure.status, [], failure.text, failure.esc)
-        self._answer(peer, self._resolve(message), failed)
+        self.answers.later(peer, self._resolve(message), failed)
 
     async def _resolve(self, message: MtaResolve) -> Message:
         find = mx.resolve_domain if message.mx else mx.resolve_host
@@ -413,10 +337,11 @@ class Lka(Process):
     @handles(MtaLookup)
     def lookup(self, peer: Peer, message: MtaLookup) -> None:
         if message.service == "ptr":
-            self._answer(peer, self._ptr(message), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+            self.answers.later(peer, self._ptr(message), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
             return
         if message.service == "srs":
-            peer.send(self._rewritten(message))
+            found = self.rewritten.sender(message.key, message.table) if self.rewritten is not None else None
+            peer.send(MtaLookedUp(message.reqid, Found.NO if found is None else Found.YES, found or message.key))
             return
         if self.traces != self._traced:
             self._retrace()
@@ -424,11 +349,7 @@ class Lka(Process):
         def step(memo: Memo) -> Message:
             return self._look_up(message, memo)
 
-        memo = Memo()
-        try:
-            peer.send(memo.run(step))
-        except Pending as pending:
-            self._answer(peer, memo.settle(step, pending), MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
+        self.answers.step(peer, step, MtaLookedUp(message.reqid, Found.TEMPFAIL, ""))
 
     def _look_up(self, message: MtaLookup, memo: Memo) -> Message:
         try:
@@ -471,7 +392,7 @@ class Lka(Process):
                 peer.send(AuthMechanisms(number, list(backend.mechanisms())))
                 if isinstance(backend, DovecotBackend):
                     failed = AuthMechanisms(number, list(backend.mechanisms()))
-                    self._answer(peer, self._greet(number, backend), failed)
+                    self.answers.later(peer, self._greet(number, backend), failed)
 
     async def _greet(self, number: int, backend: DovecotBackend) -> Message | None:
         try:
@@ -510,11 +431,7 @@ class Lka(Process):
                 return SmtpLookedUp(message.reqid, Found.TEMPFAIL, "")
             return SmtpLookedUp(message.reqid, Found.NO if value is None else Found.YES, value or "")
 
-        memo = Memo()
-        try:
-            peer.send(memo.run(step))
-        except Pending as pending:
-            self._answer(peer, memo.settle(step, pending), SmtpLookedUp(message.reqid, Found.TEMPFAIL, ""))
+        self.answers.step(peer, step, SmtpLookedUp(message.reqid, Found.TEMPFAIL, ""))
 
     @handles(SmtpCheckSender)
     def check_sender(self, peer: Peer, message: SmtpCheckSender) -> None:
@@ -527,17 +444,13 @@ class Lka(Process):
                 return SenderChecked(message.reqid, Found.TEMPFAIL)
             return SenderChecked(message.reqid, Found.YES if found else Found.NO)
 
-        memo = Memo()
-        try:
-            peer.send(memo.run(step))
-        except Pending as pending:
-            self._answer(peer, memo.settle(step, pending), SenderChecked(message.reqid, Found.TEMPFAIL))
+        self.answers.step(peer, step, SenderChecked(message.reqid, Found.TEMPFAIL))
 
     # tables that are read again
 
     @handles(CtlUpdateTable)
     def update_table(self, peer: Peer, message: CtlUpdateTable) -> None:
-        self._answer(peer, self._update(message), CtlDone(message.reqid, False, "internal error"))
+        self.answers.later(peer, self._update(message), CtlDone(message.reqid, False, "internal error"))
 
     async def _update(self, message: CtlUpdateTable) -> Message:
         why = await self.reloader.reload(message.table)
@@ -556,29 +469,3 @@ class Lka(Process):
         table = self.tables.get(message.table)
         if isinstance(table, SlowTable):
             table.refused(message.text)
-
-    # answers that take time
-
-    def _answer(self, peer: Peer, work: Coroutine[Any, Any, Message | None], failed: Message) -> None:
-        """Send what work returns, if anything; should it fail with a bug, send failed."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done(peer, failed))
-
-    def _done(self, peer: Peer, failed: Message) -> Callable[[asyncio.Task[Message | None]], None]:
-        def done(task: asyncio.Task[Message | None]) -> None:
-            self._tasks.discard(task)
-            error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            if error is not None:
-                text = " | ".join("".join(traceback.format_exception(error, limit=-8)).split("\n"))
-                self.log(f"bug: lka: {text}", Level.CRIT)
-            answer = failed if error is not None else task.result()
-            if answer is None:
-                return
-            try:
-                peer.send(answer)
-            except ImsgError as refused:
-                self.log(f"bug: lka: {refused}", Level.CRIT)
-                peer.send(failed)
-
-        return done

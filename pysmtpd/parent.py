@@ -7,7 +7,6 @@ stranger's byte: a child's request is a handful of bounded fields, and is judged
 import asyncio
 import contextlib
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -17,31 +16,22 @@ from typing import NoReturn
 import msgspec
 import setproctitle
 
-from pysmtpd.base import logline, paths
+from pysmtpd.base import logline
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import CHILDREN, PROCS, Proc, User
 from pysmtpd.base.struct import Frozen
 from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import SILENT, Trace
-from pysmtpd.conf import config as conf_config
-from pysmtpd.conf.config import Config
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
-    AuthRefused,
     AuthStart,
-    AuthStarted,
     ConfDone,
-    ConfView,
     ForwardMissing,
     ForwardOpen,
     ForwardOpened,
-    Found,
     LogReopen,
     LogSocket,
-    MdaWorkerExited,
-    MdaWorkerRefused,
     MdaWorkerStart,
-    MdaWorkerStarted,
     MdaWorkerStop,
     SetupControlSocket,
     SetupDone,
@@ -53,24 +43,22 @@ from pysmtpd.messages import (
     TableStart,
     TableStarted,
     TableStop,
-    UserAsk,
     UserTold,
-    WorkerKind,
 )
 from pysmtpd.privsep import delivery, doors, jail, keyfiles, listen, log, notify, spawn, startup
-from pysmtpd.privsep.delivery import NoForward, Refused
+from pysmtpd.privsep.delivery import NoForward
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.loop import Loop
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
-from pysmtpd.privsep.process import Birth, Process, handles
+from pysmtpd.privsep.password_checks import PasswordChecks
+from pysmtpd.privsep.process import Birth, Process, handles, receive_view
 from pysmtpd.privsep.programs import NotStarted, Programs
 from pysmtpd.privsep.startup import Identities, StartError
+from pysmtpd.privsep.workers import Workers
 from pysmtpd.readconf import Job
 
 START_TIMEOUT = 20.0
-AUTH_MAX = 8                       # passwords of system users being checked
 STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
-USER_TIMEOUT = 40.0                # seconds for lka to look a user up; it has its own limits
 WHY_MAX = 1024                     # octets
 STOP_ORDER: tuple[tuple[Proc, ...], ...] = (
     (Proc.SMTP,), (Proc.MTA, Proc.MDA), (Proc.CONTROL, Proc.LKA, Proc.SCHEDULER), (Proc.QUEUE,),
@@ -88,13 +76,6 @@ class Options(Frozen):
     paused: tuple[str, ...] = ()
 
 
-class Worker(Frozen):
-    """A delivery worker that runs."""
-
-    reqid: int
-    user: str
-
-
 class Parent(Process):
     """The parent process."""
 
@@ -109,9 +90,8 @@ class Parent(Process):
         self.manager = ""                         # the socket it hears us on
         self._lock = lock
         self._pids: dict[int, tuple[Proc, int]] = {}
-        self._workers: dict[int, Worker] = {}
-        self._asking: dict[int, MdaWorkerStart] = {}   # until lka has told who the user is
-        self._auths: set[int] = set()
+        self._workers = Workers(self)
+        self._passwords = PasswordChecks()
         self._programs = Programs(who)
         self._waiting: set[tuple[Proc, int]] = set()
         self._stage = -1
@@ -169,7 +149,7 @@ class Parent(Process):
         conf.socket.settimeout(START_TIMEOUT)
         self._pids[pid] = (Proc.CONF, 0)
         try:
-            self.config = _receive_view(conf)
+            self.config = receive_view(conf)
         except (ImsgError, TimeoutError):
             # It has said why on standard error.
             raise StartError("the configuration was not accepted") from None
@@ -340,9 +320,8 @@ class Parent(Process):
             self._stage_timer.cancel()
         self._stage += 1
         if self._stage == len(STOP_ORDER):
-            for pid in (*self._workers, *self._auths):
-                _kill(pid, signal.SIGTERM)
-                _kill(pid, signal.SIGCONT)     # its user may have stopped it
+            self._workers.stop_all()
+            self._passwords.stop_all()
             self._programs.stop_all()
             self.loop.stop()
             return
@@ -359,7 +338,7 @@ class Parent(Process):
         for pid, (proc, _) in list(self._pids.items()):
             if proc in stage:
                 self.log(f"warn: {proc.value} does not stop: killed", Level.ERR)
-                _kill(pid, signal.SIGKILL)
+                spawn.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while True:
@@ -369,12 +348,10 @@ class Parent(Process):
                 break
             if pid == 0:
                 break
-            if pid in self._workers:
-                self._worker_gone(pid, status)
-            elif pid in self._auths:
-                self._auths.discard(pid)
-            elif (table := self._programs.gone(pid)) is not None:
-                self.log(f"info: the program of table {table} {_cause(status)}", Level.DEBUG)
+            if self._workers.gone(pid, status) or self._passwords.gone(pid):
+                continue
+            if (table := self._programs.gone(pid)) is not None:
+                self.log(f"info: the program of table {table} {spawn.cause(status)}", Level.DEBUG)
             elif pid in self._pids:
                 self._child_gone(pid, status)
         if self._leaving and 0 <= self._stage < len(STOP_ORDER):
@@ -391,7 +368,7 @@ class Parent(Process):
                 peer.close()
         if not self._leaving or status != 0:
             title = f"pysmtpd: {proc.value}"
-            self.log(logline.LOST_CHILD.format(title=title, cause=_cause(status)), Level.ERR)
+            self.log(logline.LOST_CHILD.format(title=title, cause=spawn.cause(status)), Level.ERR)
             self.stop(1)
 
     def peer_lost(self, peer: Peer, reason: str) -> None:
@@ -404,49 +381,15 @@ class Parent(Process):
 
     @handles(MdaWorkerStart)
     def worker_start(self, peer: Peer, ask: MdaWorkerStart) -> None:
-        users = [worker.user for worker in self._workers.values()] + [one.user for one in self._asking.values()]
-        try:
-            action = delivery.judge_action(self.config, ask, users)
-            userbase = delivery.userbase_of(action, ask.user)
-            if not userbase:
-                self._start_for(peer, ask, delivery.system_user(ask.user), system=True)
-                return
-        except Refused as refused:
-            peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
-            return
-        number = self.new_reqid()
-        self._asking[number] = ask
-        self.peer(Proc.LKA).send(UserAsk(number, userbase, ask.user))
-        self.loop.call_later(USER_TIMEOUT, self.user_told, self.peer(Proc.LKA),
-                             UserTold(number, Found.TEMPFAIL, 0, 0, ""))
+        self._workers.start(peer, ask)
 
     @handles(UserTold)
     def user_told(self, _peer: Peer, told: UserTold) -> None:
-        """Who a user of a userbase is: lka may be wrong, so this is judged like everything else."""
-        ask = self._asking.pop(told.reqid, None)
-        if ask is None:
-            return
-        mda = self.peer(Proc.MDA)
-        if told.found is Found.YES:
-            entry = pwd.struct_passwd((ask.user, "", told.uid, told.gid, "", told.home, ""))
-            self._start_for(mda, ask, entry, system=False)
-        else:
-            temporary = told.found is Found.TEMPFAIL
-            text = "Temporary failure in user lookup" if temporary else "Permanent failure in user lookup"
-            mda.send(MdaWorkerRefused(ask.reqid, temporary, text))
+        self._workers.told(told)
 
-    def _start_for(self, peer: Peer, ask: MdaWorkerStart, entry: pwd.struct_passwd, *, system: bool) -> None:
-        try:
-            delivery.judge_user(entry, ask.kind, self.who, system=system)
-            pid, sock, home = self._start_worker(entry, ask.kind)
-        except Refused as refused:
-            peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
-            return
-        except OSError as error:
-            peer.send(MdaWorkerRefused(ask.reqid, True, f"{error.strerror}"))
-            return
-        self._workers[pid] = Worker(reqid=ask.reqid, user=ask.user)
-        peer.send(MdaWorkerStarted(ask.reqid, pid, home), sock.detach())
+    @handles(MdaWorkerStop)
+    def worker_stop(self, _peer: Peer, ask: MdaWorkerStop) -> None:
+        self._workers.stop(ask.reqid)
 
     @handles(ForwardOpen)
     def forward_open(self, peer: Peer, ask: ForwardOpen) -> None:
@@ -458,55 +401,11 @@ class Parent(Process):
             return
         peer.send(ForwardOpened(ask.reqid), fd)
 
-    def _start_worker(self, entry: pwd.struct_passwd, kind: WorkerKind) -> tuple[int, socket.socket, str]:
-        gid = entry.pw_gid
-        if kind is WorkerKind.MBOX and self.who.privileged:
-            gid = os.stat(paths.MAIL_DIRECTORY).st_gid
-            listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{entry.pw_name}", entry.pw_uid, gid)
-        mine, theirs = pair()
-        arguments = [str(entry.pw_uid), str(gid), entry.pw_dir, entry.pw_name,
-                     "mbox" if kind is WorkerKind.MBOX else "user", paths.MAIL_DIRECTORY]
-        refuse_descriptors(mine)
-        pid = spawn.spawn("pysmtpd.deliver.worker", arguments, theirs)
-        theirs.close()
-        return pid, mine, entry.pw_dir
-
-    @handles(MdaWorkerStop)
-    def worker_stop(self, _peer: Peer, ask: MdaWorkerStop) -> None:
-        for pid, worker in self._workers.items():
-            if worker.reqid == ask.reqid:
-                _kill(pid, signal.SIGKILL)
-
-    def _worker_gone(self, pid: int, status: int) -> None:
-        worker = self._workers.pop(pid)
-        if not self.peer(Proc.MDA).closed:
-            self.peer(Proc.MDA).send(MdaWorkerExited(worker.reqid, _cause(status)))
-
     # passwords of system users
 
     @handles(AuthStart)
     def auth_start(self, peer: Peer, ask: AuthStart) -> None:
-        refused = self._judge_auth()
-        if refused:
-            peer.send(AuthRefused(ask.reqid, refused))
-            return
-        mine, theirs = pair()
-        refuse_descriptors(mine)
-        try:
-            self._auths.add(spawn.spawn("pysmtpd.lookup.system_users", [], theirs))
-        except OSError as error:
-            mine.close()
-            peer.send(AuthRefused(ask.reqid, f"{error.strerror}"))
-            return
-        finally:
-            theirs.close()
-        peer.send(AuthStarted(ask.reqid), mine.detach())
-
-    def _judge_auth(self) -> str:
-        """Why no password may be checked, or an empty string."""
-        if not any(one.auth and not one.auth_table and not one.auth_backend for one in self.config.listeners):
-            return "no listener authenticates system users"
-        return "too many at once" if len(self._auths) >= AUTH_MAX else ""
+        self._passwords.start(self.config, peer, ask)
 
     # table programs
 
@@ -530,46 +429,10 @@ class Parent(Process):
         self._programs.stop(ask.table)
 
 
-def _receive_view(conf: Peer) -> Config:
-    pieces: list[bytes] = []
-    while True:
-        for frame in conf.receive_now():
-            assert isinstance(frame.message, ConfView)
-            pieces.append(frame.message.chunk)
-            if frame.message.last:
-                return conf_config.decode(b"".join(pieces))
-
-
-def _cause(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"terminated; signal {os.WTERMSIG(status)}"
-    return "exited okay" if os.WEXITSTATUS(status) == 0 else "exited abnormally"
-
-
-def _kill(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
 def _version() -> str:
     from pysmtpd import VERSION
 
     return VERSION
-
-
-def _detach() -> int:
-    """Go on in the background; the descriptor tells the foreground process that all is well."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        word = os.read(reading, 1)
-        os._exit(0 if word == b"0" else 1)
-    os.close(reading)
-    os.setsid()
-    os.chdir("/")
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
-    return writing
 
 
 def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoReturn:
@@ -579,7 +442,7 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
     who = startup.identities(environ)
     where = startup.find_paths(state_dir, environ)
     startup.prepare_spool(where, who)
-    ready = None if options.foreground else _detach()
+    ready = None if options.foreground else startup.detach()
     spawn.keep_to_ourselves()
     lock = startup.take_lock(where)
     birth = Birth(proc=Proc.PARENT.value, uid=os.geteuid(), gid=os.getegid(), spool=where.spool, socket=where.socket,
@@ -595,6 +458,6 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
         parent.begin()
     except StartError as error:
         for pid in parent._pids:
-            _kill(pid, signal.SIGTERM)
+            spawn.kill(pid, signal.SIGTERM)
         print(f"pysmtpd: {error}", file=sys.stderr)
         os._exit(1)

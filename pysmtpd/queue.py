@@ -11,7 +11,7 @@ from asyncio import TimerHandle
 from collections.abc import Iterable
 
 from pysmtpd.base import logline
-from pysmtpd.base.envelope import Agent, BounceKind, Envelope
+from pysmtpd.base.envelope import Agent, Envelope
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.seal import Seal, SealError
@@ -34,8 +34,6 @@ from pysmtpd.messages import (
     Outcome,
     QueueBody,
     QueueDeliver,
-    QueueDone,
-    QueueEnvelopes,
     QueueHold,
     QueueRelease,
     QueueTempfail,
@@ -51,32 +49,23 @@ from pysmtpd.messages import (
     SmtpEnvelopes,
     SmtpMessage,
     SmtpMessageCommit,
-    SmtpMessageCommitted,
     SmtpMessageRollback,
     SmtpMsgids,
     SmtpMsgidsAsk,
 )
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
-from pysmtpd.spool import outcome
-from pysmtpd.spool.backend import (
-    HAS_8BIT,
-    HAS_UTF8_HEADER,
-    IS_BINARY,
-    ROOM_MIN,
-    Backend,
-    Change,
-    Message,
-    SpoolError,
-    Stored,
-)
+from pysmtpd.spool.arrivals import Arrivals
+from pysmtpd.spool.backend import HAS_8BIT, HAS_UTF8_HEADER, IS_BINARY, Backend, Change, SpoolError, Stored
 from pysmtpd.spool.bodies import Bodies
 from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.commands import Commands
+from pysmtpd.spool.endings import Endings
 from pysmtpd.spool.flights import Flights
-from pysmtpd.spool.incoming import Inbox, Incoming, Key
+from pysmtpd.spool.incoming import Inbox, Key
 from pysmtpd.spool.memory import Memory
 from pysmtpd.spool.msgids import Ids, MsgIds
+from pysmtpd.spool.news import REMOVED, SCHEDULES_MAX, News
 from pysmtpd.spool.outgoing import Outbox
 from pysmtpd.spool.reader import Reader
 from pysmtpd.spool.sqlite import SqliteSpool
@@ -84,11 +73,8 @@ from pysmtpd.spool.writer import Thread, Writer
 
 CARRIED_WINDOW = 4 * 1024 * 1024   # octets of bodies that an agent holds unasked
 BOUNCER = "bounce"                 # the agent of bounces
-SCHEDULES_MAX = 256                # in one frame
-EVPIDS_MAX = 1024
 DRAIN_TIMEOUT = 20.0
 READ_AGAIN = 10.0                  # seconds until what could not be read is tried again
-REMOVED = 0                        # QueueDone.result of what ended without a delivery
 
 
 class Queue(Process):
@@ -106,22 +92,22 @@ class Queue(Process):
         self.bodies: Bodies = spool.bodies
         for line in spool.warnings:
             self.log(line, Level.INFO if line.startswith("info") else Level.ERR)
-        self.writer = Writer(spool, self.loop, self._warn)
+        self.writer = Writer(spool, self.loop, self.warn)
         self.writer.on_group = self._tell_scheduler
         self.msgids = MsgIds(spool.next_msgid(), spool.used_msgid)
         self._own_ids = self.msgids.owner()
         self._own_block = (0, 0)
-        self._ids: dict[Peer, Ids] = {}
         self.inbox = Inbox(spool.bodies, Thread(self.loop), self._credit)
         self.seal: Seal | None = None  # until lka has given its key
         self.outbox = Outbox(self._send_body, BODY_WINDOW)
         self.memory = Memory()
-        self.reader = Reader(spool, spool.bodies, self.memory, self._warn)
+        self.reader = Reader(spool, spool.bodies, self.memory, self.warn)
         self.flights = Flights()
         self.bounces = Bounces(self, self.loop, self.config.hostname)
+        self.news = News()
+        self.arrivals = Arrivals(self, self.msgids.owner)
+        self.endings = Endings(self, self.config.queue_ttl)
         self.commands = Commands(self)
-        self._news: list[Stored] = []
-        self._done: dict[int, list[int]] = {}
         self._drain_timer: TimerHandle | None = None
 
     def open_spool(self) -> SqliteSpool:
@@ -131,17 +117,14 @@ class Queue(Process):
         except SpoolError as error:
             self.fatal(str(error))
 
-    def _warn(self, line: str) -> None:
+    def warn(self, line: str) -> None:
         self.log(line, Level.ERR)
 
     # smtp: messages come in
 
     @handles(SmtpMsgidsAsk)
     def msgids_ask(self, peer: Peer, _ask: SmtpMsgidsAsk) -> None:
-        ids = self._ids.get(peer)
-        if ids is None:
-            ids = self._ids[peer] = self.msgids.owner()
-        peer.send(SmtpMsgids(*self._block(ids)))
+        peer.send(SmtpMsgids(*self._block(self.arrivals.ids_of(peer))))
 
     def _block(self, ids: Ids) -> tuple[int, int]:
         block = self.msgids.block(ids)
@@ -154,19 +137,7 @@ class Queue(Process):
 
     @handles(SmtpEnvelopes)
     def envelopes(self, peer: Peer, message: SmtpEnvelopes) -> None:
-        self._add_envelopes((peer, message.reqid), message.sealed)
-
-    def _add_envelopes(self, key: Key, blobs: list[bytes]) -> None:
-        for sealed in blobs:
-            try:
-                self.inbox.add_envelopes(key, self._unseal(sealed))
-            except SealError as error:
-                self.inbox.fail(key, f"envelopes {error}")
-
-    def _unseal(self, sealed: bytes) -> list[Envelope]:
-        if self.seal is None:
-            raise SealError("before lka gave its key")
-        return self.seal.open(sealed)
+        self.arrivals.add_envelopes((peer, message.reqid), message.sealed)
 
     @handles(SmtpBody)
     def body(self, peer: Peer, message: SmtpBody) -> None:
@@ -180,62 +151,14 @@ class Queue(Process):
     def whole_message(self, peer: Peer, message: SmtpMessage) -> None:
         key = peer, message.reqid
         self.inbox.rollback(key)
-        self._add_envelopes(key, message.sealed)
+        self.arrivals.add_envelopes(key, message.sealed)
         self.inbox.add_body(key, message.body)
-        self._commit(key, message.msgid, None, len(message.body))
+        self.arrivals.commit(key, message.msgid, None, len(message.body))
 
     @handles(SmtpMessageCommit)
     def message_commit(self, peer: Peer, ask: SmtpMessageCommit) -> None:
-        self._commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size,
-                     IS_BINARY * ask.binary | HAS_UTF8_HEADER * ask.utf8_header)
-
-    def _commit(self, key: Key, msgid: int, envelopes: int | None, size: int, flags: int = 0) -> None:
-        def arrived(incoming: Incoming | None, reason: str) -> None:
-            if incoming is None:
-                self._refuse(key, msgid, reason, size)
-            else:
-                self._store(key, msgid, incoming, flags)
-
-        ids = self._ids.get(key[0])
-        if ids is None or not ids.take(msgid):
-            self.inbox.rollback(key)
-            self._refuse(key, msgid, "not an id of this process", 0)
-            return
-        self.inbox.commit(key, msgid, envelopes, size, arrived)
-
-    def _refuse(self, key: Key, msgid: int, reason: str, size: int) -> None:
-        peer, reqid = key
-        self.log(f"warn: queue: message {msgid:08x} refused: {reason}", Level.ERR)
-        peer.send(SmtpMessageCommitted(reqid, False, self._no_room(size)))
-
-    def _no_room(self, size: int) -> bool:
-        """Whether a message that could not be stored was too much for the disk.  A body is written twice."""
-        return self.backend.room() < 2 * (ROOM_MIN + size)
-
-    def _store(self, key: Key, msgid: int, incoming: Incoming, flags: int) -> None:
-        (peer, reqid), now, file = key, self.now(), incoming.file is not None
-        message = Message(msgid, incoming.size, flags | HAS_8BIT * incoming.eight_bit, now, file)
-        body = b"" if file else incoming.body
-        insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
-
-        def done(ok: bool) -> None:
-            peer.send(SmtpMessageCommitted(reqid, ok, not ok and self._no_room(message.size)))
-            if ok:
-                self._stored(message, body, insert)
-            elif file:
-                self.bodies.remove(msgid)
-
-        self.writer.submit(Change(message, body, insert), done)
-
-    def _stored(self, message: Message, body: bytes, insert: list[Stored]) -> None:
-        self.stats.add("queue.commit.message")
-        memory = self.memory
-        memory.add_message(message, len(insert))
-        if not message.file:
-            memory.add_body(message.msgid, body)
-        for stored in insert:
-            memory.add_envelope(stored)
-        self._news += insert
+        self.arrivals.commit((peer, ask.reqid), ask.msgid, ask.envelope_count, ask.size,
+                             IS_BINARY * ask.binary | HAS_UTF8_HEADER * ask.utf8_header)
 
     def _credit(self, key: Key, size: int) -> None:
         peer, reqid = key
@@ -244,30 +167,22 @@ class Queue(Process):
     # the scheduler: what is due
 
     def _tell_scheduler(self) -> None:
-        """What the last group changed.  First what ended: an envelope may come back as a bounce."""
-        scheduler = self.peer(Proc.SCHEDULER)
+        """What the last group changed."""
         self.stats.set("queue.commit", self.writer.commits)
-        done, self._done = self._done, {}
-        for result, evpids in done.items():
-            for at in range(0, len(evpids), EVPIDS_MAX):
-                scheduler.send(QueueDone(evpids[at : at + EVPIDS_MAX], result))
-        news, self._news = self._news, []
-        for at in range(0, len(news), SCHEDULES_MAX):
-            scheduler.send(QueueEnvelopes([stored.schedule for stored in news[at : at + SCHEDULES_MAX]]))
+        self.news.tell(self.peer(Proc.SCHEDULER))
 
     def ended(self, evpid: int, result: int) -> None:
         """An envelope was deleted; the scheduler hears of it with the rest of the group."""
-        self.memory.envelope_deleted(evpid >> 32)
-        self._done.setdefault(result, []).append(evpid)
+        self.endings.deleted(evpid, result)
 
     def _ended_now(self, evpids: Iterable[int], result: int = REMOVED) -> None:
         """These were not to be found."""
-        self._done.setdefault(result, []).extend(evpids)
+        self.news.ended(evpids, result)
         self._tell_scheduler()
 
     def changed(self, stored: Stored) -> None:
         """An envelope is new or changed, and that is durable."""
-        self._news.append(stored)
+        self.news.changed((stored,))
 
     @handles(SchedFetch)
     def fetch(self, peer: Peer, ask: SchedFetch) -> None:
@@ -319,10 +234,7 @@ class Queue(Process):
             envelope = stored.envelope
             self.memory.take_envelope(envelope.evpid)
             self.log_admin(logline.QUEUE_EXPIRED, envelope)
-            esc, text = outcome.EXPIRED
-            if envelope.errorline:
-                text = f"{text}; last error: {envelope.errorline}"
-            self._failed(envelope, esc, text, REMOVED)
+            self.endings.expired(envelope)
         gone = set(message.evpids) - {stored.envelope.evpid for stored in found}
         self._ended_now(evpid for evpid in gone if evpid not in self.flights)
 
@@ -353,19 +265,7 @@ class Queue(Process):
 
     def _retry(self, stored: Stored, esc: str, text: str, ask: SchedRetry) -> None:
         self.memory.take_envelope(ask.evpid)
-        new, change = outcome.retried(stored, esc, text, self.now(), ask.retry, ask.due, ask.delay)
-
-        def done(ok: bool) -> None:
-            if change.gone or not ok:
-                self._done.setdefault(REMOVED, []).append(ask.evpid)
-                return
-            self.changed(new)
-            for notice in change.numbered:
-                self.stats.add("queue.bounce")
-                self.memory.envelope_added(notice.envelope.evpid >> 32)
-                self.changed(notice)
-
-        self.writer.later(change, done)
+        self.endings.retried(stored, esc, text, ask)
 
     # mta and mda: messages go out
 
@@ -374,7 +274,7 @@ class Queue(Process):
         msgid = envelope.evpid >> 32
         message = self.reader.find_message(msgid)
         if message is None:
-            self._warn(f"warn: queue: invalid envelope {envelope.evpid:016x}: no message")
+            self.warn(f"warn: queue: invalid envelope {envelope.evpid:016x}: no message")
             self._ended_now([envelope.evpid])
         elif envelope.agent is Agent.BOUNCE:
             self.flights.begin(stored, BOUNCER)
@@ -447,45 +347,7 @@ class Queue(Process):
             self.peer(Proc.SCHEDULER).send(QueueTempfail(flight.stored.schedule))
             return
         self.flights.end(result.evpid)
-        if result.outcome is Outcome.LOOP:
-            self._failed(envelope, outcome.LOOP_ESC, result.text, Outcome.LOOP)
-        elif result.outcome is Outcome.PERMFAIL:
-            self._failed(envelope, result.esc, result.text, Outcome.PERMFAIL)
-        elif outcome.wanted(envelope, BounceKind.DELIVERED) and not result.dsn_relayed:
-            self._turn(envelope, BounceKind.DELIVERED, result.esc, result.text, Outcome.OK)
-        else:
-            self._delete(envelope, Outcome.OK)
-
-    def _failed(self, envelope: Envelope, esc: str, text: str, result: int) -> None:
-        """It will never be delivered: tell the sender, if he can be told and wants to."""
-        if outcome.wanted(envelope, BounceKind.FAILED):
-            self._turn(envelope, BounceKind.FAILED, esc, text, result)
-            return
-        if not outcome.can_return(envelope):
-            double = envelope.agent is Agent.BOUNCE
-            self._warn(logline.QUEUE_DOUBLE_BOUNCE if double else logline.QUEUE_NO_RETURN_PATH)
-        self._delete(envelope, result)
-
-    def _turn(self, envelope: Envelope, kind: BounceKind, esc: str, text: str, result: int) -> None:
-        bounce = outcome.bounce_of(envelope, kind, esc, text, self.now(), self.config.queue_ttl)
-        change = outcome.turned(bounce)
-
-        def done(ok: bool) -> None:
-            self._done.setdefault(result, []).append(envelope.evpid)
-            if ok and not change.gone:
-                self.stats.add("queue.bounce")
-                self.memory.add_envelope(bounce)
-                self.changed(bounce)
-
-        self.writer.later(change, done)
-
-    def _delete(self, envelope: Envelope, result: int) -> None:
-        evpid = envelope.evpid
-
-        def done(_ok: bool) -> None:
-            self.ended(evpid, result)
-
-        self.writer.later(Change(delete=(evpid,)), done)
+        self.endings.decided(envelope, result)
 
     @handles(DeliveryHold)
     def hold(self, peer: Peer, message: DeliveryHold) -> None:
@@ -504,7 +366,7 @@ class Queue(Process):
     @handles(RcptExpanded)
     def expanded(self, _peer: Peer, message: RcptExpanded) -> None:
         try:
-            envelopes = self._unseal(message.sealed) if message.count else []
+            envelopes = self.arrivals.unseal(message.sealed) if message.count else []
         except SealError as error:
             raise ImsgError(f"RcptExpanded: {error}") from None
         self.bounces.answered(message, envelopes)
@@ -533,7 +395,7 @@ class Queue(Process):
             for evpid in bounces:
                 self.flights.end(evpid)
                 self.ended(evpid, Outcome.OK)
-            self._stored(message, change.body, list(change.insert))
+            self.arrivals.stored(message, change.body, list(change.insert))
 
         self.writer.submit(change, done)
 
@@ -543,7 +405,7 @@ class Queue(Process):
             return
         flight = self.flights.end(evpid)
         if flight is not None:
-            self._delete(flight.stored.envelope, result)
+            self.endings.delete(flight.stored.envelope, result)
 
     # control
 
@@ -581,12 +443,12 @@ class Queue(Process):
         try:
             self.writer.close(clean=True)
         except SpoolError as error:
-            self._warn(f"warn: queue: the spool was not closed in order: {error}")
+            self.warn(f"warn: queue: the spool was not closed in order: {error}")
         self.leave()
 
     def _give_up(self) -> None:
         self._drain_timer = None
-        self._warn("warn: queue: the spool is busy; leaving")
+        self.warn("warn: queue: the spool is busy; leaving")
         self.leave()
 
 

@@ -29,10 +29,12 @@ from pysmtpd.messages import (
     UserTold,
     WorkerKind,
 )
-from pysmtpd.parent import AUTH_MAX, Options, Parent, Worker
+from pysmtpd.parent import Options, Parent
 from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.password_checks import AT_ONCE
 from pysmtpd.privsep.process import Birth
 from pysmtpd.privsep.startup import Identities
+from pysmtpd.privsep.workers import Worker
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 CONFIG = Config(
@@ -207,7 +209,7 @@ def test_what_an_alias_leads_to_is_a_users_even_where_the_action_is_mbox(root: F
 def test_a_worker_that_does_not_leave_is_killed(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
-    root.parent._workers[42] = Worker(reqid=7, user="alice")
+    root.parent._workers.running[42] = Worker(reqid=7, user="alice")
     root.parent.worker_stop(root.mda, MdaWorkerStop(8))  # type: ignore[arg-type]
     root.parent.worker_stop(root.mda, MdaWorkerStop(7))  # type: ignore[arg-type]
     assert killed == [(42, 9)]
@@ -266,20 +268,21 @@ def test_passwords_of_system_users_are_checked_only_where_a_listener_wants_that(
     root.parent.config = replace(CONFIG, listeners=tuple(elsewhere))
     assert ask() == AuthRefused(1, "no listener authenticates system users")
     root.parent.config = replace(CONFIG, listeners=(*elsewhere, Listener(address="d", auth="optional")))
-    for _ in range(AUTH_MAX):
+    for _ in range(AT_ONCE):
         assert ask() == AuthStarted(1)
     assert ask() == AuthRefused(1, "too many at once")
-    monkeypatch.setattr("os.waitpid", lambda _pid, _flags: (next(iter(root.parent._auths), 0), 0))
+    monkeypatch.setattr("os.waitpid", lambda _pid, _flags: (next(iter(root.parent._passwords.running), 0), 0))
     root.parent._reap()
     assert ask() == AuthStarted(1)
 
 
 def test_the_end_of_a_worker_is_told(root: Fixture) -> None:
     root.parent._peers[Proc.MDA] = [root.mda]  # type: ignore[list-item]
-    root.parent._workers[42] = Worker(reqid=7, user="alice")
-    root.parent._worker_gone(42, 9)
+    root.parent._workers.running[42] = Worker(reqid=7, user="alice")
+    assert root.parent._workers.gone(42, 9)
+    assert not root.parent._workers.gone(42, 9)
     assert root.mda.sent == [MdaWorkerExited(7, "terminated; signal 9")]
-    assert root.parent._workers == {}
+    assert root.parent._workers.running == {}
 
 
 def test_a_bad_frame_of_a_child_stops_the_daemon(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:

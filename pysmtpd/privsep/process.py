@@ -85,6 +85,18 @@ def die(text: str) -> NoReturn:
     os._exit(1)
 
 
+def receive_view(conf: Peer) -> Config:
+    """The configuration, as the process conf sends it.  Raises ImsgError, TimeoutError."""
+    pieces: list[bytes] = []
+    while True:
+        for frame in conf.receive_now():
+            if not isinstance(frame.message, ConfView):
+                raise ImsgError(f"{type(frame.message).__name__}: not now")
+            pieces.append(frame.message.chunk)
+            if frame.message.last:
+                return conf_config.decode(b"".join(pieces))
+
+
 class Process:
     """The base of every process."""
 
@@ -307,15 +319,8 @@ class Process:
     def _receive_view(self) -> None:
         conf = self._peers.pop(Proc.CONF)[0]
         conf.socket.settimeout(SETUP_TIMEOUT)
-        pieces: list[bytes] = []
-        while True:
-            for frame in conf.receive_now():
-                if isinstance(frame.message, ConfView):
-                    pieces.append(frame.message.chunk)
-                    if frame.message.last:
-                        self.config = conf_config.decode(b"".join(pieces))
-                        conf.close()
-                        return
+        self.config = receive_view(conf)
+        conf.close()
 
     def _enter_jail(self) -> None:
         role = PROCS[self.ME]

@@ -53,3 +53,16 @@ def spawn(module: str, arguments: list[str], sock: socket.socket, *, keep: tuple
     finally:
         if target != sock.fileno():
             os.close(target)
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """A signal to a child that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def cause(status: int) -> str:
+    """How a child ended, in OpenSMTPD's words; status: of waitpid."""
+    if os.WIFSIGNALED(status):
+        return f"terminated; signal {os.WTERMSIG(status)}"
+    return "exited okay" if os.WEXITSTATUS(status) == 0 else "exited abnormally"

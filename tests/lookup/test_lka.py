@@ -24,10 +24,12 @@ from pysmtpd.base.trace import Trace
 from pysmtpd.conf import config as conf_config
 from pysmtpd.conf.config import Action, Config, Method, Secret, Table
 from pysmtpd.imsg import Decoder, Encoder, Message
-from pysmtpd.lka import NAMES_MAX, Lka, frames, has_route
+from pysmtpd.lka import Lka, has_route
 from pysmtpd.lookup import mx, resolver
 from pysmtpd.lookup.build import build_tables
+from pysmtpd.lookup.client_names import NAMES_MAX, ClientNames
 from pysmtpd.lookup.expand import Expansion
+from pysmtpd.lookup.expanded_frames import frames
 from pysmtpd.lookup.explained import Explained
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.members import Kind
@@ -147,6 +149,7 @@ def lka(config: Config = CONFIG) -> tuple[Lka, Lines]:
     process.config = conf_config.decode(conf_config.encode(conf_config.view(config, Proc.LKA)))
     process.setup()
     process.hosts = HostsFile(Clock(), "/nonexistent")
+    process.names = ClientNames(process.hosts, Clock())
     process._addresses_due = math.inf
     return process, log
 
@@ -158,9 +161,9 @@ def started(work: Callable[[Lka, Lines], Awaitable[None]]) -> None:
         process, log = lka()
         process.loop = asyncio.get_running_loop()
         await work(process, log)
-        await asyncio.gather(*process._tasks)
+        await asyncio.gather(*process.answers.tasks)
         await asyncio.sleep(0)
-        assert not process._tasks
+        assert not process.answers.tasks
 
     run(all_of_it())
 
@@ -174,9 +177,9 @@ def with_lka(server: FakeDns, work: Callable[[Lka, Lines], Awaitable[None]], con
         process.loop = asyncio.get_running_loop()
         process.start()
         await work(process, log)
-        await asyncio.gather(*process._tasks)
+        await asyncio.gather(*process.answers.tasks)
         await asyncio.sleep(0)
-        assert not process._tasks
+        assert not process.answers.tasks
 
     run(all_of_it())
 
@@ -354,7 +357,7 @@ def test_the_name_of_a_client_is_found_confirmed_and_kept(server: FakeDns) -> No
         assert (await peer.wait(3))[2] == NameLookedUp(3, "<unknown>", Fcrdns.FAIL)
         process.lookup_name(peer, SmtpLookupName(4, "no address"))
         assert peer.answers[3] == NameLookedUp(4, "<unknown>", Fcrdns.ERROR)
-        assert NAMES_MAX >= len(process._names) == 2
+        assert NAMES_MAX >= len(process.names) == 2
 
     with_lka(server, work)
 
@@ -366,7 +369,7 @@ def test_a_failed_name_is_asked_for_again(server: FakeDns) -> None:
         peer: Any = Asker(Proc.SMTP)
         process.lookup_name(peer, SmtpLookupName(1, "192.0.2.7"))
         assert await peer.wait() == [NameLookedUp(1, "<unknown>", Fcrdns.ERROR)]
-        assert not process._names
+        assert not process.names
 
     with_lka(server, work)
 
