@@ -77,7 +77,7 @@ def test_a_server_that_cannot_say_is_a_failure_for_now(server: FakeDns, clock: C
 def test_silence_and_nonsense_are_failures_for_now(server: FakeDns, clock: Clock, failure: str,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver_module, "QUERY_TIMEOUT", 0.1)
-    monkeypatch.setattr(resolver_module, "TOTAL_TIMEOUT", 0.3)
+    monkeypatch.setattr(resolver_module, "TOTAL_TIMEOUT", 1.2)     # several turns, however busy this machine is
     server.fail("example.org", "MX", failure)
     assert ask(server, clock, "example.org", "MX").status is Status.TEMPFAIL
     assert server.count("example.org", "MX") >= 2

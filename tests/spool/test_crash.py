@@ -111,7 +111,7 @@ def test_after_every_operation(tmp_path: Path) -> None:
     house.say(house.smtp, SmtpBody(99, LARGE[:65536]))
     house.say(house.smtp, SmtpBody(99, LARGE[:65536]))
     house.say(house.smtp, SmtpBody(99, b"never committed"))
-    house.run(0.02)
+    house.until(lambda: house.queue.inbox.held == 0)      # the thread has written it
     house.kill()
     disk._shoot()
     assert len(disk.taken) > 25
