@@ -115,7 +115,8 @@ def test_swaks(start: Start, port: int, files: Path, box: Path, recipient: pwd.s
     for password, status in (("wrong", 28), ("secret", 0)):
         done = subprocess.run(
             ["perl", str(root / "usr/bin/swaks"), "--server", f"127.0.0.1:{port}", "--from", "joe@client.example",
-             "--to", f"{recipient.pw_name}@far.example", "--tls", "--auth", mechanism, "--auth-user", "joe",
+             "--to", f"{recipient.pw_name}@far.example", "--helo", "client.example",
+             "--tls", "--auth", mechanism, "--auth-user", "joe",
              "--auth-password", password, "--timeout", "20"],
             env=environ, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == status, done.stdout + done.stderr

@@ -41,7 +41,9 @@ def test_to_a_smarthost(start: Start, port: int, sink: Sink) -> None:
     arrived(sink, "one")
     message = sink.messages[0]
     assert (message.sender, message.rcpts) == ("me@here.example", ["Rcpt@Far.example"])
-    assert message.data.startswith(b"Received: from [127.0.0.1] (localhost [127.0.0.1])\r\n\tby ")
+    # A system without a hosts file does not know the name.
+    assert re.match(rb"Received: from \[127\.0\.0\.1\] \((localhost|<unknown>) \[127\.0\.0\.1\]\)\r\n\tby ",
+                    message.data)
     assert message.data.partition(b"\r\n\r\n")[2] == mail.letter("one").partition(b"\r\n\r\n")[2]
     found = daemon.until_logged(
         r'mta delivery evpid=\w{16} from=<me@here.example> to=<Rcpt@Far.example> rcpt=<-> source="127.0.0.1" '

@@ -50,7 +50,8 @@ def test_swaks(daemon: Daemon, port: int, box: Path, recipient: pwd.struct_passw
     tool = debian.tool("swaks", "usr/bin/swaks")
     done = subprocess.run(
         ["perl", tool.path, "--server", f"127.0.0.1:{port}", "--from", "swaks@client.example", "--to",
-         f"{recipient.pw_name}@localhost", "--pipeline", "--header", "X-Test: swaks", "--timeout", "20"],
+         f"{recipient.pw_name}@localhost", "--helo", "client.example",
+         "--pipeline", "--header", "X-Test: swaks", "--timeout", "20"],
         env=dict(tool.env), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert b"Return-Path: <swaks@client.example>" in arrived(box, "swaks")

@@ -27,12 +27,14 @@ class Scripted:
         self.log: list[str] = []
         self.errors: list[int] = []
         self.tasks: list[asyncio.Task[None]] = []
+        self.sockets: list[socket.socket] = []
         self.table: ProgramTable
 
     def start_program(self, table: str) -> None:
         self.starts += 1
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         ours, theirs = socket.socketpair()
+        self.sockets.append(theirs)
         reading, writing = os.pipe()
         self.errors.append(writing)
         self.table.begun(ours.detach(), errors=False)
@@ -114,6 +116,8 @@ def with_table(work: Callable[[ProgramTable, Scripted], Awaitable[None]], *scrip
         table._timer.cancel()
         for fd in keeper.errors:
             os.close(fd)
+        for sock in keeper.sockets:
+            sock.close()           # of a script that was cancelled before it began
         await asyncio.sleep(0)
         if table._errors is not None:
             table._errors.close()
