@@ -134,7 +134,7 @@ class Lka(Process):
 
     def preload(self) -> None:
         resolver.preload()
-        self.answers = Answers(lambda text: self.log(text, Level.CRIT))
+        self.answers = Answers(lambda text: self.log(text, Level.CRIT), lambda work: self.loop.create_task(work))
         self._traced = 0
         self._addresses_due = 0.0
 

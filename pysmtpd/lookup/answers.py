@@ -17,11 +17,13 @@ class Asker(Protocol):
 
 
 class Answers:
-    """All that are being worked on.  tell: hears of bugs."""
+    """All that are being worked on.  tell: hears of bugs; begin: makes a task, also before the loop runs."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None],
+                 begin: Callable[[Coroutine[Any, Any, Message | None]], asyncio.Task[Message | None]]) -> None:
         self.tasks: set[asyncio.Task[Message | None]] = set()
         self._tell = tell
+        self._begin = begin
 
     def step(self, asker: Asker, step: Callable[[Memo], Message], failed: Message) -> None:
         """Send what an evaluation comes to: at once, if nothing slow has to be asked."""
@@ -33,7 +35,7 @@ class Answers:
 
     def later(self, asker: Asker, work: Coroutine[Any, Any, Message | None], failed: Message) -> None:
         """Send what work returns, if anything; should it fail with a bug, send failed."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._begin(work)
         self.tasks.add(task)
         task.add_done_callback(self._done(asker, failed))
 
