@@ -144,6 +144,8 @@ def test_a_user_of_a_userbase_is_who_lka_says(root: Fixture) -> None:
         (UserTold(0, Found.YES, 1, 1, "/x"), MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
         (UserTold(0, Found.YES, 0xFFFFFFFF, 1, "/x"),
          MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
+        (UserTold(0, Found.YES, 5000, 42, "/x"),
+         MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol with group 42 of the system")),
         (UserTold(0, Found.NO, 0, 0, ""), MdaWorkerRefused(1, False, "Permanent failure in user lookup")),
         (UserTold(0, Found.TEMPFAIL, 0, 0, ""), MdaWorkerRefused(1, True, "Temporary failure in user lookup")),
     ):
@@ -154,7 +156,7 @@ def test_a_user_of_a_userbase_is_who_lka_says(root: Fixture) -> None:
         assert root.mda.sent[-1] == answer
         root.parent.user_told(lka, replace(found, reqid=asked.reqid))  # type: ignore[arg-type]
     assert root.started == [["5000", "5000", "/var/vmail/carol", "carol", "user", "/var/mail"]]
-    assert len(root.mda.sent) == 6
+    assert len(root.mda.sent) == 7
 
 
 def test_questions_to_lka_count_like_workers(root: Fixture) -> None:

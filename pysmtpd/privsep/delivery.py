@@ -14,6 +14,7 @@ from pysmtpd.messages import ForwardOpen, ForwardState, MdaWorkerStart, WorkerKi
 from pysmtpd.privsep.startup import Identities
 
 ID_LIMIT = 0xFFFFFFFF              # (uid_t)-1 means "leave it" to the kernel
+SYSTEM_GIDS = 100                  # below: groups that systems give rights to
 _FAR = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
@@ -75,6 +76,18 @@ def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, s
         raise Refused(False, f"MDA not allowed to deliver to: {name}")
     if not who.privileged and entry.pw_uid != os.geteuid():
         raise Refused(False, f"not root: cannot deliver to {name}")
+    if who.privileged and not system and entry.pw_gid < SYSTEM_GIDS and not _is_member(entry.pw_uid, entry.pw_gid):
+        # What a userbase says comes through lka.  Groups such as disk and shadow open what root's files are.
+        raise Refused(False, f"MDA not allowed to deliver to: {name} with group {entry.pw_gid} of the system")
+
+
+def _is_member(uid: int, gid: int) -> bool:
+    """Whether the system itself gives a user this group."""
+    try:
+        entry = pwd.getpwuid(uid)
+        return gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except (KeyError, OverflowError):
+        return False
 
 
 def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> None:
