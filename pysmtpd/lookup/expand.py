@@ -25,6 +25,7 @@ from pysmtpd.lookup.match import tagged
 from pysmtpd.lookup.members import Kind, Members
 from pysmtpd.lookup.memo import NEXT_TURN, Asked, Memo, Pending
 from pysmtpd.lookup.node import (
+    ALIASES_DOWN,
     EXPANSION_PERM,
     EXPANSION_TEMP,
     INVALID_RECIPIENT,
@@ -327,7 +328,7 @@ class Expansion:
         try:
             found = self._x.tables.first(table, Service.ALIAS, keys, memo)
         except TableError as error:
-            raise Refusal(EXPANSION_TEMP, str(error)) from None
+            raise Refusal(ALIASES_DOWN, str(error)) from None
         if found is None:
             return None
         key, value = found

@@ -14,6 +14,7 @@ from pysmtpd.lookup.ruleset import Decision
 INVALID_RECIPIENT = "550 Invalid recipient"
 NOT_THIS_USER = "550 5.7.1 Delivery not authorized"
 TEMPORARY = "451 Temporary failure"
+ALIASES_DOWN = "451 4.3.0 Temporary failure"
 EXPANSION_PERM = "524 5.2.4 Mailing list expansion problem"
 EXPANSION_TEMP = "424 4.2.4 Mailing list expansion problem"
 
@@ -30,7 +31,7 @@ class Node:
     """One step of an expansion."""
 
     __slots__ = ("action", "address", "children", "decision", "depth", "direct", "envelope", "error", "forwarded",
-                 "home", "kind", "name", "note", "origin", "parent", "rule", "same", "uid")
+                 "home", "identity", "kind", "name", "note", "origin", "parent", "rule", "same", "uid")
 
     def __init__(self, kind: Kind, name: str, address: MailAddr, parent: "Node | None", *, direct: bool = False,
                  origin: Origin | None = None) -> None:
@@ -55,10 +56,10 @@ class Node:
         self.forwarded = False         # its .forward was asked for
         self.error = ""
         self.note = ""
+        # Equal for nodes that would become the same.  As it came here: a name may lose its sub-address later.
+        self.identity = self._identity()
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """Equal for nodes that would become the same."""
+    def _identity(self) -> tuple[object, ...]:
         action = self.action.name if self.action is not None and self.kind is not Kind.ADDRESS else ""
         owner = self.owner if self.kind in (Kind.COMMAND, Kind.FILE) else ""
         internal = self.parent is not None

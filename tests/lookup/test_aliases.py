@@ -207,7 +207,9 @@ def test_a_list_of_bad_members_only_is_refused() -> None:
 
 def test_what_fails_for_now_refuses_all() -> None:
     assert expand("a@localhost", made({"a": "bob, :include:/gone"})).reply == TEMP
-    assert expand("a@localhost", made({}, tables=(DownTable("aliases"),))).reply == TEMP
+    away = expand("a@localhost", made({}, tables=(DownTable("aliases"),)))
+    assert (away.reply, away.why) == ("451 4.3.0 Temporary failure", "table aliases: down")
+    assert expand("a@localhost", made(virtual={}, tables=(DownTable("virtual"),))).reply == away.reply
     down = made({"a": "bob, x@far.example"}, tables=(DownTable("users"),))
     assert expand("a@localhost", down).reply == "451 Temporary failure"
     wrong = made({"a": "bob, ann"}, tables=(table("users", {"bob": "1:1:/b", "ann": "x:y"}),))
@@ -247,6 +249,12 @@ def test_forward_files_lead_on_and_loops_through_them_end() -> None:
     expanding = made({"staff": "dave@far.example, bob"}, homes=homes)
     assert sorted(ends(expand("bob@localhost", expanding))) == ["<dave@far.example>", "bob"]
     assert ends(expand("dave@localhost", expanding)) == [PERM]
+
+
+def test_a_forward_that_leads_back_by_a_sub_address_is_a_loop_not_a_duplicate() -> None:
+    refused = expand("bob+t@localhost", made({}, homes=Homes({"bob": b"bob+t"})))
+    assert (refused.reply, refused.why) == (PERM, "loop: user bob+t leads to itself")
+    assert refused.root.children[0].children[0].note == "loop: it led here itself"
 
 
 def test_forward_is_not_read_for_another_delivery_user() -> None:
