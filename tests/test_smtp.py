@@ -129,7 +129,7 @@ class House:
         return heard[0]
 
     def greet(self) -> socket.socket:
-        self.smtp._names.clear()
+        self.smtp.names.clear()
         client = self.call()
         self.until(lambda: any(isinstance(message, SmtpLookupName) for message in self.lka.sent))
         [ask] = self.lka.take(SmtpLookupName)
@@ -152,7 +152,7 @@ class House:
         return client
 
     def close(self) -> None:
-        for client in [*self.smtp.clients.values()]:
+        for client in [*self.smtp.crowd.clients.values()]:
             client.end()
         for sock in [*self.clients, *self.smtp.sockets.values()]:
             sock.close()
@@ -203,7 +203,7 @@ def test_a_large_message_waits_for_credit(house: House) -> None:
         house.turn()
         taken += sum(len(body.chunk) for body in house.queue.take(SmtpBody) if isinstance(body, SmtpBody))
     assert BODY_WINDOW // 2 < taken <= BODY_WINDOW + 3 * 65536
-    [reqid] = house.smtp.clients
+    [reqid] = house.smtp.crowd.clients
     before = taken
     house.smtp.body_credit(house.queue, BodyCredit(reqid, BODY_WINDOW))  # type: ignore[arg-type]
     for _ in range(20):
@@ -215,7 +215,7 @@ def test_a_large_message_waits_for_credit(house: House) -> None:
     for _ in range(50):
         house.smtp.body_credit(house.queue, BodyCredit(reqid, BODY_WINDOW))  # type: ignore[arg-type]
         house.turn()
-    assert not house.smtp.clients
+    assert not house.smtp.crowd.clients
     assert house.queue.take(SmtpMessageRollback) == [SmtpMessageRollback(reqid)]
 
 
@@ -260,54 +260,54 @@ def test_a_client_that_comes_again_is_not_looked_up_again(house: House) -> None:
 
 
 def test_too_many_connections_are_shed_politely(house: House) -> None:
-    house.smtp._max_clients = 1
+    house.smtp.arrivals.most = 1
     house.greet()
     client = house.call()
     assert house.hear(client) == b"421 4.3.2 Too many connections\r\n"
-    assert len(house.smtp.clients) == 1
+    assert len(house.smtp.crowd.clients) == 1
 
 
 def test_who_holds_most_goes_when_all_hold_too_much(house: House, monkeypatch: pytest.MonkeyPatch,
                                                     capfd: pytest.CaptureFixture[str]) -> None:
     """A header without end is kept until it ends: one megabyte for each who sends one."""
-    monkeypatch.setattr("pysmtpd.smtp.HELD_MAX", 500_000)
-    monkeypatch.setattr("pysmtpd.smtp.HELD_LOW", 400_000)
+    monkeypatch.setattr("pysmtpd.inbound.crowd.HELD_MAX", 500_000)
+    monkeypatch.setattr("pysmtpd.inbound.crowd.HELD_LOW", 400_000)
     sizes = (100_000, 300_000, 50_000)
     clients = [house.to_data() for _ in sizes]
 
     def send(client: socket.socket, size: int) -> None:
         data = b"Subject: " + b"x" * size
-        before = house.smtp.held
+        before = house.smtp.crowd.held
         while data:
             try:
                 data = data[client.send(data) :]
             except BlockingIOError:
                 house.turn()
-        house.until(lambda: house.smtp.held >= before + size)
+        house.until(lambda: house.smtp.crowd.held >= before + size)
 
     for client, size in zip(clients, sizes, strict=True):
         send(client, size)
-    assert len(house.smtp.clients) == 3
+    assert len(house.smtp.crowd.clients) == 3
     late = house.to_data()
     late.send(b"Subject: " + b"y" * 40_000)
     house.turn()
     late.send(b"z" * 30_000)
-    house.until(lambda: len(house.smtp.clients) == 3)
+    house.until(lambda: len(house.smtp.crowd.clients) == 3)
     assert house.hear(clients[1]) == b"421 4.3.2 System busy, try again later\r\n"
     assert house.hear(clients[1]) == b""
-    assert 210_000 < house.smtp.held < 230_000
+    assert 210_000 < house.smtp.crowd.held < 230_000
     house.smtp._log.flush()
     assert "those who hold most hear 421, 1 sessions end" in capfd.readouterr().err
     for client in (*clients, late):
         client.close()
-    house.until(lambda: not house.smtp.clients)
-    assert house.smtp.held == 0
+    house.until(lambda: not house.smtp.crowd.clients)
+    assert house.smtp.crowd.held == 0
 
 
 def test_who_does_not_take_its_replies_is_dropped_when_all_hold_too_much(
         house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pysmtpd.smtp.HELD_MAX", 1000)
-    monkeypatch.setattr("pysmtpd.smtp.HELD_LOW", 500)
+    monkeypatch.setattr("pysmtpd.inbound.crowd.HELD_MAX", 1000)
+    monkeypatch.setattr("pysmtpd.inbound.crowd.HELD_LOW", 500)
     client = house.greet()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
@@ -316,10 +316,10 @@ def test_who_does_not_take_its_replies_is_dropped_when_all_hold_too_much(
             client.send(b"EHLO x\r\n" * 1000)
         except (BlockingIOError, ConnectionError):
             pass
-        return not house.smtp.clients
+        return not house.smtp.crowd.clients
 
     house.until(push)
-    assert house.smtp.held == 0
+    assert house.smtp.crowd.held == 0
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_a_client_with_too_many_connections_is_turned_away(houses: Callable[...,
     assert house.hear(second) == b"421 4.7.0 Too many connections from your address or network\r\n"
     assert house.hear(second) == b""
     first.send(b"QUIT\r\n")
-    house.until(lambda: not house.smtp.clients)
+    house.until(lambda: not house.smtp.crowd.clients)
     house.greet()
     house.smtp._log.flush()
     assert re.search("^[0-9a-f]{16} smtp limited address=127.0.0.1 limit=max-conn-per-client$",
@@ -367,22 +367,22 @@ def test_who_is_exempt_is_not(houses: Callable[..., House], found: Found) -> Non
 
 def test_failed_logins_bar_an_address(houses: Callable[..., House]) -> None:
     house = houses(client_limits=ClientLimits(auth_fail=Rate(count=2, seconds=3600)))
-    assert house.smtp._may_log_in("192.0.2.1")
+    assert house.smtp.limited.may_log_in("192.0.2.1")
     for _ in range(2):
-        house.smtp.auth_failed("192.0.2.1", "joe")
-    assert not house.smtp._may_log_in("192.0.2.1")
-    assert house.smtp._may_log_in("192.0.2.2")
+        house.smtp.limited.auth_failed("192.0.2.1")
+    assert not house.smtp.limited.may_log_in("192.0.2.1")
+    assert house.smtp.limited.may_log_in("192.0.2.2")
 
 
 def test_failed_logins_of_those_who_are_exempt_do_not_count(houses: Callable[..., House]) -> None:
     house = houses(client_limits=ClientLimits(auth_fail=Rate(count=1, seconds=3600), exempt="friends"))
     for found in (Found.YES, Found.NO):
-        house.smtp.auth_failed("192.0.2.1", "joe")
-        assert house.smtp._may_log_in("192.0.2.1")
+        house.smtp.limited.auth_failed("192.0.2.1")
+        assert house.smtp.limited.may_log_in("192.0.2.1")
         [ask] = house.lka.take(SmtpLookup)
         assert isinstance(ask, SmtpLookup)
         house.smtp.looked_up(house.lka, SmtpLookedUp(ask.reqid, found, ""))  # type: ignore[arg-type]
-    assert not house.smtp._may_log_in("192.0.2.1")
+    assert not house.smtp.limited.may_log_in("192.0.2.1")
 
 
 def proxied(houses: Callable[..., House], **fields: object) -> House:
@@ -398,7 +398,7 @@ def test_a_proxy_says_who_the_client_is(houses: Callable[..., House]) -> None:
     [ask] = house.lka.take(SmtpLookup)
     assert isinstance(ask, SmtpLookup)
     assert (ask.service, ask.table, ask.key) == ("netaddr", "proxies", "127.0.0.1")
-    assert not house.smtp.clients
+    assert not house.smtp.crowd.clients
     house.smtp.looked_up(house.lka, SmtpLookedUp(ask.reqid, Found.YES, ""))  # type: ignore[arg-type]
     house.until(lambda: any(isinstance(message, SmtpLookupName) for message in house.lka.sent))
     [name] = house.lka.take(SmtpLookupName)
@@ -412,11 +412,11 @@ def test_who_does_not_speak_as_a_proxy_is_hung_up_on(houses: Callable[..., House
     client = house.call()
     client.send(data)
     if not data:
-        house.until(lambda: bool(house.smtp._preambles))
-        [preamble] = house.smtp._preambles.values()
+        house.until(lambda: bool(house.smtp.arrivals.preambles))
+        [preamble] = house.smtp.arrivals.preambles.values()
         preamble.end("timeout")
     assert house.hear(client) == b""
-    assert not house.smtp.clients and not house.smtp._preambles
+    assert not house.smtp.crowd.clients and not house.smtp.arrivals.preambles
 
 
 def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
@@ -462,10 +462,10 @@ def test_paused(house: House) -> None:
     before = house.call()
     assert house.hear(before) == b"421 4.3.2 Service not available, try again later\r\n"
     assert house.hear(before) == b""
-    assert house.smtp.clients == {}
+    assert house.smtp.crowd.clients == {}
     house.smtp.pause(house.control, CtlPause(4, "smtp", True))  # type: ignore[arg-type]
     client = house.call()
-    house.until(lambda: bool(house.smtp.clients))
+    house.until(lambda: bool(house.smtp.crowd.clients))
     answers = [(one.reqid, one.ok) for one in house.control.sent if isinstance(one, CtlDone)]
     assert answers == [(1, True), (2, False), (3, False), (4, True)]
     client.close()
@@ -487,5 +487,5 @@ def test_a_session_that_ends_leaves_nothing(house: House) -> None:
     client.send(b"QUIT\r\n")
     assert house.hear(client) == b"221 2.0.0 Bye\r\n"
     assert house.hear(client) == b""
-    assert house.smtp.clients == {}
+    assert house.smtp.crowd.clients == {}
     assert house.smtp.stats.values["smtp.session"] == 0

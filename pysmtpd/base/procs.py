@@ -100,7 +100,7 @@ PROCS: dict[Proc, Role] = {
               "the only process that touches the spool"),
         _role(Proc.SCHEDULER, User.SMTPD, Jail.EMPTY, "parent conf control queue", "sched", "",
               "decides what is due; keeps nothing on disk"),
-        _role(Proc.SMTP, User.SMTPD, Jail.EMPTY, "parent conf control lka queue", "session", "keys",
+        _role(Proc.SMTP, User.SMTPD, Jail.EMPTY, "parent conf control lka queue", "session inbound", "keys",
               "listeners and inbound sessions"),
         _role(Proc.MTA, User.SMTPD, Jail.EMPTY, "parent conf control lka queue", "session relay",
               "keys credentials",

@@ -12,7 +12,7 @@ from pysmtpd.messages import ExpandRcpt, Outcome, SmtpLookupName, SmtpMessage, S
 from pysmtpd.session import effects
 from pysmtpd.session.client_commands import Recipient, Transaction
 from pysmtpd.session.smtp_client import Effect, NeedBody, RcptDone, Ready, SmtpClient, StartTls
-from pysmtpd.session.smtp_session import SessionSettings
+from pysmtpd.session.smtp_settings import SessionSettings
 from tests.support import chat
 
 CIPHERS = "TLSv1.3:A:256"

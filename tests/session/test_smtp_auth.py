@@ -8,7 +8,8 @@ from pysmtpd.messages import AuthChallenge, AuthDone, AuthResult, SmtpAuth, Smtp
 from pysmtpd.session.effects import Ask, AuthFailed, Close, Effect, Send, Wait
 from pysmtpd.session.lines import AUTH_LINE_MAX, LINE_MAX
 from pysmtpd.session.smtp_auth import DELAY_MAX, FAILURES_MAX
-from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
+from pysmtpd.session.smtp_session import SmtpSession
+from pysmtpd.session.smtp_settings import SessionSettings
 
 
 def session(mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN"), *, verified: bool = False) -> SmtpSession:

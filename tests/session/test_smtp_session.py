@@ -26,7 +26,8 @@ from pysmtpd.messages import (
 from pysmtpd.session import smtp_session
 from pysmtpd.session.conversation import TURN_MAX, WAITING_MAX
 from pysmtpd.session.effects import Ask, Body, Close, Effect, Log, Send, StartTls, Wait
-from pysmtpd.session.smtp_session import COMMANDS, SessionSettings, SmtpSession
+from pysmtpd.session.smtp_session import COMMANDS, SmtpSession
+from pysmtpd.session.smtp_settings import SessionSettings
 from tests.support import chat
 
 TO_DATA = b"EHLO c.example\r\nMAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n"

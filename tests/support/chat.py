@@ -55,7 +55,8 @@ from pysmtpd.messages import (
     SmtpMessageRollback,
 )
 from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
-from pysmtpd.session.smtp_session import SessionSettings, SmtpSession
+from pysmtpd.session.smtp_session import SmtpSession
+from pysmtpd.session.smtp_settings import SessionSettings
 
 CHATS = Path(__file__).parent.parent / "chats"
 SESSION_ID = 7

@@ -1,0 +1,36 @@
+"""What a session is told before it begins, and what a handshake told it."""
+
+from typing import NamedTuple
+
+from pysmtpd.base.date import UTC, Zone
+from pysmtpd.conf.config import Config, Listener
+from pysmtpd.session.smtp_auth import MECHANISMS
+
+LOCAL = "local"                    # the address of a session over the control socket
+
+
+class SessionSettings(NamedTuple):
+    """What a session has to know beside its listener."""
+
+    smtpname: str                  # the name it greets with
+    max_message_size: int = 35 * 1024 * 1024
+    max_rcpt: int = 1000           # in a transaction
+    max_mails: int = 100           # in a session
+    zone: Zone = UTC
+    number: int = 0                # which of the listeners this is
+    mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
+
+    @classmethod
+    def of(cls, config: Config, listener: Listener, zone: Zone, number: int = 0) -> "SessionSettings":
+        """Those that a configuration gives a listener."""
+        limits = config.limits
+        return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
+                   limits.smtp_max_mails, zone, number)
+
+
+class TlsFacts(NamedTuple):
+    """What a handshake agreed on."""
+
+    text: str
+    fingerprint: str
+    verified: bool
