@@ -3,7 +3,6 @@
 A verdict is the reply to RCPT, and with 250 the deliveries: agent, destination, user, action, command or file.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,32 +13,17 @@ from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.expand import Expander, Expansion
 from pysmtpd.lookup.forward import ABSENT, Forward, Included, Opening, User, read_file
 from pysmtpd.lookup.memo import Memo
-from pysmtpd.lookup.node import Expanded, Node
+from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Tables
 from pysmtpd.session.path import parse_path
 from tests.conf.machine import PATH, Machine
 from tests.lookup.cases import UIDS
+from tests.lookup.judging import Session
 from tests.lookup.made import envelope, static
+from tests.lookup.walked import ALL, Book, Verdict, read_tables, rows_between
 
 HOSTNAME = "mx.example.org"
-Verdict = tuple[str, list[tuple[str, ...]]]
-
-# Why verdicts differ: rows of docs/differences.md, as they begin.
-ROWS = {
-    "two copies": "| a user that two members lead to may get two copies |",
-    "case": "| a member `BOB` is another user than `bob`, ",
-    "loop": "| an alias that leads back to itself through addresses ",
-    "bad member": "| a bad member of a list refuses the list |",
-    "many failures": "| when all members of a list fail, ",
-    "direct": "| `\\user` is `user` |",
-    "no delivery": "| `forward-only` and `expand-only` deliver to a user whose `.forward` names that user",
-    "bad address": "| in a list `user@bad domain`, ",
-    "forwarded": "| a `.forward` whose members are all there already is taken for an empty one",
-    "nodes": "| more than 100 members of all lists together, once a `.forward` was read: 424 |",
-    "include": "| an `:include:` that cannot be read is empty |",
-}
-
 
 class Homes:
     """.forward files, found at once."""
@@ -72,6 +56,14 @@ class Judged(NamedTuple):
     expanded: Expanded
 
 
+class Foretold(NamedTuple):
+    """What OpenSMTPD has to say, and what we have to, and the rows that the difference is made of."""
+
+    there: Verdict
+    here: Verdict
+    rows: list[str]
+
+
 class Judge:
     """The rules and tables of a case, written to a directory."""
 
@@ -91,9 +83,24 @@ class Judge:
         users.fill((user, f"{UIDS[user]}:{UIDS[user]}:{directory}/home/{user}") for user in case["users"])
         tables = Tables([users, *(one for one in build_tables(loaded.config) if one.name != users.name)])
         self.expander = Expander(loaded.config, Ruleset(loaded.config.rules, tables), tables, Homes(), Files())
+        passwd = {user: f"{UIDS[user]}:{UIDS[user]}:{directory}/home/{user}" for user in case["users"]}
+        self.book = Book(loaded.config, read_tables(loaded.config), passwd)
 
     def put(self, text: str) -> str:
         return text.replace("@D@", str(self.directory))
+
+    def foretold(self, session: dict[str, Any], rcpt: str) -> Foretold:
+        """What the book says of both."""
+        who = Session(session["source"] if ":" not in session["source"] else f"[{session['source']}]",
+                      session["rdns"], session["helo"], session["tag"], session["sender"])
+        there = self.there(self.book.walk(who, rcpt, ALL))
+        here = self.there(self.book.walk(who, rcpt, frozenset()))
+        return Foretold(there, here, rows_between(self.book, who, rcpt) if there != here else [])
+
+    def there(self, verdict: Verdict) -> Verdict:
+        """With the directory of the case as it is written there."""
+        reply, ends = verdict
+        return reply, [(*end[:4], end[4].replace(str(self.directory), "@D@")) for end in ends]
 
     def judge(self, session: dict[str, Any], rcpt: str) -> Judged:
         path, sender = parse_path(f"<{rcpt}>", HOSTNAME), parse_path(f"<{session['sender']}>", HOSTNAME)
@@ -113,52 +120,3 @@ class Judge:
         command = one.command.replace(str(self.directory), "@D@")
         user = one.user if one.agent is Agent.MDA else ""
         return one.agent.name.lower(), str(one.dest).lower(), user, one.action, command
-
-
-def nodes(node: Node) -> Iterator[Node]:
-    """A node and all below it."""
-    yield node
-    for child in node.children:
-        yield from nodes(child)
-
-
-def leads_back(node: Node) -> bool:
-    """Whether a node was left out because it is above itself; ``bob+t`` is as ``bob`` there."""
-    if node.note.startswith("loop"):
-        return True
-    name, above = node.name.partition("+")[0], node.parent
-    while node.note and above is not None and above.name.partition("+")[0] != name:
-        above = above.parent
-    return bool(node.note) and above is not None
-
-
-def folded(ends: list[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    return {(agent, dest, user.lower(), action, command) for agent, dest, user, action, command in ends}
-
-
-def known(there: Verdict, ours: Judged) -> str:
-    """The key in ROWS of why verdicts differ, or an empty string."""
-    here, tree = ours.verdict, list(nodes(ours.expanded.root))
-    failures = [refusal.reply for _, refusal in ours.expansion._failed]
-    if there[0] == here[0] == "250" and folded(there[1]) == folded(here[1]):
-        return "two copies" if len(there[1]) != len(here[1]) else "case"
-    if there[0] == here[0] == "250" and any(node.forwarded for node in tree):
-        users = {node.name for node in tree if node.forwarded}
-        more = folded(there[1]) - folded(here[1])
-        return "forwarded" if folded(here[1]) < folded(there[1]) and {end[2] for end in more} <= users else ""
-    if any(node.kind.value == "bad member" for node in tree):
-        return "bad address"
-    if any(node.direct for node in tree):
-        return "direct"
-    if any(node.kind.value == "include" and node.error for node in tree) or "No such file" in ours.expanded.why:
-        return "include"
-    if there[0] == "250":
-        refused = [node.error for node in tree if node.same]
-        return "no delivery" if any("forward-only" in why or "expand-only" in why for why in refused) else ""
-    if there[0].startswith("424") and any(node.forwarded for node in tree) and len(tree) > 60:
-        return "nodes"
-    if there[0].startswith("524") and any(map(leads_back, tree)):
-        return "loop"
-    if here[0] == "250":
-        return "bad member" if any(map(there[0].startswith, failures)) else ""
-    return "many failures" if sum(not node.children for node in tree) > 1 else ""

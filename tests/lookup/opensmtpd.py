@@ -22,7 +22,8 @@ from typing import Any
 
 from pysmtpd.lookup.expand import explain
 from tests.lookup.cases import UIDS, USERS, Writer
-from tests.lookup.judged import HOSTNAME, Judge, Verdict, known
+from tests.lookup.judged import HOSTNAME, Judge
+from tests.lookup.walked import Verdict
 
 WAIT = 10.0                        # seconds for the daemon to come up, and for each reply
 _MBOXFILE = "/mail.mboxfile -f %{mbox.from} "
@@ -157,18 +158,22 @@ def main(args: argparse.Namespace) -> None:
                 verdicts: list[Any] = []
                 for rcpt, one in zip(session["rcpts"], there, strict=True):
                     recipients += 1
-                    ours = judge.judge(session, rcpt)
-                    if one == ours.verdict:
+                    ours, book = judge.judge(session, rcpt), judge.foretold(session, rcpt)
+                    foretold = (one, ours.verdict) == (book.there, book.here)
+                    if one == ours.verdict and foretold:
                         verdicts.append(one)
                         continue
-                    row = known(one, ours)
+                    row = " + ".join(book.rows) if foretold else ""
                     strange += not row
                     rows[row] += 1
                     verdicts.append((*one, row, *ours.verdict))
                     tree = [] if row else explain(ours.expanded.root, judge.expander.ruleset)
+                    if row:
+                        continue
                     print(json.dumps({"seed": seed, "row": row, "rcpt": rcpt, "from": session["source"],
                                       "tag": session["tag"], "sender": session["sender"], "helo": session["helo"],
-                                      "there": one, "here": ours.verdict, "tree": tree}), file=out)
+                                      "there": one, "book there": book.there, "here": ours.verdict,
+                                      "book here": book.here, "tree": tree}), file=out)
                 case["verdicts"].append(verdicts)
             if args.keep and not strange:
                 Path(args.keep, f"{seed}.json").write_text(printed(case))
