@@ -1,7 +1,7 @@
 """Group commit: everything that arrived while the last commit ran goes into the next one.
 
-A change is urgent (somebody waits for its 250) or lazy (a delivered envelope's end; it joins the next group, at most
-LAZY seconds later).  On a fast disk a commit runs in the loop, on a slow one in a thread.  When a commit fails, the
+A change is urgent (somebody waits for its 250) or lazy (a delivered envelope's end).  A lazy one joins the next group,
+or makes one with others after LAZY seconds or when there are LAZY_GROUP of them: that many may come twice after a crash.  On a fast disk a commit runs in the loop, on a slow one in a thread.  When a commit fails, the
 urgent changes of its group are told so and forgotten, the lazy ones are kept and tried again.
 """
 
@@ -13,7 +13,8 @@ from concurrent.futures.thread import ThreadPoolExecutor
 
 from pysmtpd.spool.backend import ROOM_MIN, Backend, Change, SpoolConflict, SpoolError
 
-LAZY = 0.020                       # seconds a lazy change may wait
+LAZY = 0.100                       # seconds a lazy change may wait
+LAZY_GROUP = 32                    # so many do not wait
 RETRY = 1.0                        # seconds until failed lazy changes are tried again
 THREAD_ABOVE = 0.001               # seconds a commit takes: above, it leaves the loop alone
 INLINE_BELOW = 0.0007
@@ -99,7 +100,11 @@ class Writer:
     def later(self, change: Change, done: Done) -> None:
         """Commit it with others; done(True) when it is durable.  done(False) only when it can never be."""
         self._lazy.append((change, done))
-        if self._timer is None and not self._busy:
+        if self._busy:
+            return
+        if len(self._lazy) == LAZY_GROUP and not self._scheduled and self._wait is None:
+            self._schedule()
+        elif self._timer is None:
             self._timer = self._loop.call_later(LAZY, self._lazy_due)
 
     def drain(self, done: Callable[[], None]) -> None:
@@ -154,6 +159,8 @@ class Writer:
             self._checkpoint()
         elif self._urgent:
             self._again(committed)
+        elif len(self._lazy) >= LAZY_GROUP and self._timer is None:    # with a timer: the disk has just failed
+            self._schedule()
         else:
             if self._lazy and self._timer is None:
                 self._timer = self._loop.call_later(LAZY, self._lazy_due)

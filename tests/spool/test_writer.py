@@ -189,6 +189,39 @@ def test_lazy_changes_go_alone_after_a_while(bench: Bench, monkeypatch: pytest.M
     assert bench.spool.groups == [2]
 
 
+def test_many_lazy_changes_do_not_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LAZY", 30.0)
+    for msgid in range(1, writer.LAZY_GROUP + 1):
+        assert bench.spool.groups == []
+        bench.later(msgid)
+    bench.until(writer.LAZY_GROUP)
+    assert bench.spool.groups == [writer.LAZY_GROUP]
+
+
+def test_lazy_changes_that_came_during_a_commit_do_not_wait_when_they_are_many(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LAZY", 30.0)
+    bench.spool.delay = 0.05                           # from the second on, in a thread
+    bench.submit(1)
+    bench.until(1)
+    bench.submit(2)
+    bench.wait(lambda: len(bench.spool.groups) == 2)
+    for msgid in range(10, 10 + writer.LAZY_GROUP):
+        bench.later(msgid)
+    bench.until(2 + writer.LAZY_GROUP)
+    assert bench.spool.groups == [1, 1, writer.LAZY_GROUP]
+
+
+def test_a_disk_that_fails_is_not_asked_again_at_once_however_much_waits(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "RETRY", 0.2)
+    bench.spool.failing = True
+    for msgid in range(1, writer.LAZY_GROUP + 1):
+        bench.later(msgid)
+    bench.run(0.1)
+    assert len(bench.warnings) == 1
+
+
 def test_failed_commit_refuses_its_group_and_keeps_what_is_lazy(bench: Bench) -> None:
     bench.spool.failing = True
     bench.submit(1)

@@ -74,6 +74,8 @@ class Sink:
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         sock.settimeout(TIMEOUT)
+        # It answers pipelined commands one by one; without this every message takes the 40 ms of a delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sessions: list[_Session] = []
         with contextlib.suppress(OSError, ssl.SSLError, EOFError):
             sessions.append(_Session(self, sock, number))
