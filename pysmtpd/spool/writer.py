@@ -1,8 +1,9 @@
 """Group commit: everything that arrived while the last commit ran goes into the next one.
 
 A change is urgent (somebody waits for its 250) or lazy (a delivered envelope's end).  A lazy one joins the next group,
-or makes one with others after LAZY seconds or when there are LAZY_GROUP of them: that many may come twice after a crash.  On a fast disk a commit runs in the loop, on a slow one in a thread.  When a commit fails, the
-urgent changes of its group are told so and forgotten, the lazy ones are kept and tried again.
+or makes one with others after LAZY seconds or when there are LAZY_GROUP of them: so many may come twice after a crash.
+On a fast disk a commit runs in the loop, on a slow one in a thread.  When a commit fails, the urgent changes of its
+group are told so and forgotten, the lazy ones are kept and tried again.
 """
 
 import time
