@@ -12,10 +12,10 @@ _SCRIPT = """
 import os, sys
 from pathlib import Path
 from pysmtpd.messages import *
-from pysmtpd.spool import bounces
+from pysmtpd.spool import bounces, writer
 from tests.spool.house import NOW, House, TestQueue, envelope, expanded
 TestQueue.preload(None)
-bounces.GATHER = 0.01
+bounces.GATHER, writer.LAZY = 0.01, 0.002
 os.chroot(sys.argv[1])
 os.chdir("/")
 os.setgroups([])
