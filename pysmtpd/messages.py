@@ -574,6 +574,7 @@ class Result(Message):
     esc: Annotated[str, Meta(max_length=11)]
     text: Text                     # the remote reply, the command's last words
     dsn_relayed: bool = False      # the peer took over our NOTIFY duty (RFC 3461 5.2.1)
+    remote: Name = ""              # the host whose reply text is, when it is one's
 
 
 @declare(0x84, MTA >> QUEUE, MDA >> QUEUE)

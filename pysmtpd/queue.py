@@ -250,7 +250,7 @@ class Queue(Process):
     def retry(self, peer: Peer, ask: SchedRetry) -> None:
         flight = self.flights.end(ask.evpid)
         if flight is not None:
-            self._retry(flight.stored, flight.esc, flight.text, ask)
+            self._retry(flight.stored, flight.esc, flight.text, ask, flight.remote)
             return
         try:
             found = self.reader.load([ask.evpid])
@@ -263,9 +263,9 @@ class Queue(Process):
         else:
             self._ended_now([ask.evpid])
 
-    def _retry(self, stored: Stored, esc: str, text: str, ask: SchedRetry) -> None:
+    def _retry(self, stored: Stored, esc: str, text: str, ask: SchedRetry, remote: str = "") -> None:
         self.memory.take_envelope(ask.evpid)
-        self.endings.retried(stored, esc, text, ask)
+        self.endings.retried(stored, esc, text, ask, remote)
 
     # mta and mda: messages go out
 
@@ -343,7 +343,7 @@ class Queue(Process):
             return
         envelope = flight.stored.envelope
         if result.outcome is Outcome.TEMPFAIL:
-            flight.esc, flight.text = result.esc, result.text
+            flight.esc, flight.text, flight.remote = result.esc, result.text, result.remote
             self.peer(Proc.SCHEDULER).send(QueueTempfail(flight.stored.schedule))
             return
         self.flights.end(result.evpid)

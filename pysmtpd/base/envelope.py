@@ -17,6 +17,7 @@ NAME_MAX = 255
 ERRORLINE_MAX = 1024
 ENVID_MAX = 100
 ORCPT_MAX = 500
+AUTH_MAX = 500
 COMMAND_MAX = 1024
 
 U8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
@@ -41,6 +42,7 @@ class BounceKind(enum.IntEnum):
     FAILED = 1
     DELAYED = 2
     DELIVERED = 3
+    EXPANDED = 4
 
 
 class Flag(enum.IntEnum):
@@ -100,12 +102,15 @@ class Envelope(Wire):
     esc: Annotated[str, msgspec.Meta(max_length=11)]               # enhanced status code of errorline, or ""
     bounce: BounceKind
     bounce_delay: U32            # of a DELAYED bounce: seconds since ctime that it reports
+    auth: Annotated[str, msgspec.Meta(max_length=AUTH_MAX)] = ""   # AUTH= of MAIL (RFC 4954 5): xtext, <>, or none
+    remote: Name = ""            # the host whose reply errorline is, when it is one's
 
     def __post_init__(self) -> None:
         # One search over all texts: they are many, short, and nearly always clean.
         check_clean(
             f"{self.action} {self.user} {self.command} {self.tag} {self.smtpname} {self.helo} {self.hostname} "
-            f"{self.username} {self.source} {self.envid} {self.orcpt} {self.errorline} {self.esc}",
+            f"{self.username} {self.source} {self.envid} {self.orcpt} {self.errorline} {self.esc} "
+            f"{self.auth} {self.remote}",
             16384,
             "envelope",
         )

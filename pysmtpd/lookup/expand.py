@@ -18,7 +18,7 @@ from pysmtpd.base.reply import REPLY_MAX
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import ALIAS_USER, Action, Config, Criterion, Method
-from pysmtpd.lookup import forward, members
+from pysmtpd.lookup import forward, members, notices
 from pysmtpd.lookup.facts import Facts
 from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Opening, User
 from pysmtpd.lookup.match import tagged
@@ -196,6 +196,7 @@ class Expansion:
             raise Refusal(EXPANSION_PERM, self._loop or "expanded to nothing")
         problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}" for node, _ in self._failed)
         bounces = self._tell_owners(memo) if self._failed else []
+        envelopes = notices.expanded(self._envelope, envelopes, self._x.queue_ttl)
         return Expanded(envelopes + bounces, "", "", self._root, False, problems)
 
     def _tell_owners(self, memo: Memo) -> list[Envelope]:

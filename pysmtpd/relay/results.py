@@ -27,13 +27,13 @@ class Results:
         self._all: list[Result] = []
 
     def add(self, envelope: Envelope, outcome: Outcome, esc: str, text: str, *, session: int = 0,
-            source: str = "", relay: str = "", dsn_relayed: bool = False) -> None:
-        """``session`` is 0 when it never came to one; ``relay`` is then the domain."""
+            source: str = "", relay: str = "", dsn_relayed: bool = False, remote: str = "") -> None:
+        """``session`` is 0 when it never came to one; ``relay`` is then the domain.  ``remote``: who says so."""
         if len(text) > TEXT_MAX // 4:
             text = bounded(text.encode(), TEXT_MAX).decode()
         if not self._all:
             self._shell.soon(self.flush)
-        self._all.append(Result(envelope.evpid, outcome, status(outcome, esc), text, dsn_relayed))
+        self._all.append(Result(envelope.evpid, outcome, status(outcome, esc), text, dsn_relayed, remote))
         dest, rcpt = str(envelope.dest), str(envelope.rcpt)
         self._shell.log(logline.MTA_DELIVERY.format(
             id=session, evpid=envelope.evpid, sender=envelope.sender, dest=dest, rcpt="-" if rcpt == dest else rcpt,

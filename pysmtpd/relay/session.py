@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from pysmtpd.base import logline
+from pysmtpd.base import logline, relay_url
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.base.relay_url import Schema
 from pysmtpd.messages import Found, Outcome
@@ -23,6 +23,7 @@ from pysmtpd.relay.shell import Link, Shell, TlsInfo
 from pysmtpd.relay.task import Task
 from pysmtpd.session import effects
 from pysmtpd.session import smtp_client as client
+from pysmtpd.session.path import valid_domain
 from pysmtpd.session.smtp_client import Failed, SmtpClient, StartTls, State
 
 BACKLOG_MAX = 128 * 1024           # octets waiting to be sent, above which no more mail data are taken
@@ -120,6 +121,16 @@ class Session:
     def tasks(self) -> list[Task]:
         """Those it has taken and not yet ended."""
         return [job.task for job in (self._current, self._following) if job is not None]
+
+    @property
+    def remote(self) -> str:
+        """The server's name in reports, once it was heard."""
+        name = self.candidate.name.rstrip(".")
+        if self._client is None:
+            return ""
+        if relay_url.literal(name):
+            return f"[{name}]"
+        return name if valid_domain(name) else ""
 
     @property
     def patient(self) -> bool:
@@ -373,7 +384,7 @@ class Session:
     def _result(self, envelope: Envelope, outcome: Outcome, esc: str, text: str) -> None:
         dsn = outcome is Outcome.OK and self._client is not None and self._client.extensions.dsn
         self.agent.results.add(envelope, outcome, esc, text, session=self.id, source=self.source,
-                               relay=str(self.route.host), dsn_relayed=dsn)
+                               relay=str(self.route.host), dsn_relayed=dsn, remote=self.remote)
 
     def _tx_done(self) -> None:
         assert self._current is not None and self.link is not None

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from pysmtpd.base.envelope import Envelope, Ret
+from pysmtpd.base import xtext
+from pysmtpd.base.envelope import ORCPT_MAX, Envelope, Ret
 from pysmtpd.base.ids import EvpId, msgid_of
 from pysmtpd.session.client_commands import Recipient, Transaction
 
@@ -39,9 +40,17 @@ class Task:
         return len(self.envelopes) >= RCPT_MAX
 
     def transaction(self) -> Transaction:
-        recipients = [Recipient(str(env.dest), env.notify, env.orcpt) for env in self.envelopes]
+        recipients = [Recipient(str(env.dest), env.notify, env.orcpt or _orcpt(env)) for env in self.envelopes]
         return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid,
-                           self.binary, self.key.smtputf8)
+                           self.binary, self.key.smtputf8, self.envelopes[0].auth)
+
+
+def _orcpt(envelope: Envelope) -> str:
+    """For reports of others to show whom the sender wrote to, where an alias led elsewhere (RFC 3461 5.2.1)."""
+    if envelope.rcpt == envelope.dest or envelope.sender.is_null:
+        return ""
+    orcpt = xtext.orcpt(str(envelope.rcpt))
+    return orcpt if len(orcpt) <= ORCPT_MAX else ""
 
 
 def key_of(envelope: Envelope, mail_from: str, rewritten: str = "", *,

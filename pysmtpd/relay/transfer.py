@@ -442,7 +442,8 @@ class TransferAgent:
             return
         for envelope in envelopes:
             self.results.add(envelope, Outcome.TEMPFAIL, failed.esc or "4.4.2", failed.reason,
-                             session=session.id, source=session.source, relay=str(session.route.host))
+                             session=session.id, source=session.source, relay=str(session.route.host),
+                             remote=session.remote)
 
     def session_closed(self, session: Session) -> None:
         """It is over, one way or another."""

@@ -28,6 +28,7 @@ class Transaction(NamedTuple):
     envid: str = ""                # xtext, as given
     binary: bool = False           # not all of it are lines that end in CRLF
     smtputf8: bool = False         # an address or the header is beyond ASCII
+    auth: str = ""                 # AUTH= as given: xtext or <>
 
 
 class Extensions(NamedTuple):
@@ -65,8 +66,10 @@ def parse_extensions(lines: list[bytes]) -> Extensions:
     )
 
 
-def mail(tx: Transaction, offered: Extensions) -> bytes:
-    """MAIL FROM with the parameters the server knows.  Raises ValueError when an address would break the line."""
+def mail(tx: Transaction, offered: Extensions, *, known: bool = False) -> bytes:
+    """MAIL FROM with the parameters the server takes.  ``known``: we have logged in.
+
+    Raises ValueError when an address would break the line."""
     line = f"MAIL FROM:<{tx.sender}>"
     if offered.size and tx.size:
         line += f" SIZE={tx.size}"
@@ -76,6 +79,8 @@ def mail(tx: Transaction, offered: Extensions) -> bytes:
         line += " BODY=8BITMIME"
     if offered.smtputf8 and tx.smtputf8:
         line += " SMTPUTF8"
+    if tx.auth and offered.auth and (known or tx.auth != "<>"):
+        line += f" AUTH={tx.auth}"     # RFC 4954 5
     if offered.dsn:
         if tx.ret is not Ret.NONE:
             line += f" RET={tx.ret.name}"

@@ -1,12 +1,11 @@
-"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 6152, 3030, 3461, 6531; AUTH= of RFC 4954 is
-ignored)."""
+"""Parameters of MAIL and RCPT: one table for each command (RFC 1870, 6152, 3030, 3461, 4954 5, 6531)."""
 
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pysmtpd.base import esc
-from pysmtpd.base.envelope import ENVID_MAX, ORCPT_MAX, Notify, Ret
+from pysmtpd.base import esc, xtext
+from pysmtpd.base.envelope import AUTH_MAX, ENVID_MAX, ORCPT_MAX, Notify, Ret
 from pysmtpd.base.reply import (
     R501_DUPLICATE,
     R552_DECLARED_SIZE,
@@ -17,21 +16,21 @@ from pysmtpd.base.reply import (
     line,
 )
 
-XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")   # RFC 3461 4
-_ORCPT = re.compile(rf"[A-Za-z0-9-]+;{XTEXT.pattern}")
-_BEYOND = re.compile("[^\x00-\x7f]")
+_ORCPT = re.compile(rf"[A-Za-z0-9-]+;{xtext.PATTERN}")
 _SIZE = re.compile("[0-9]{1,20}")
 
 
 class Parameters:
     """What parameters said; a fresh one for each command, so that nothing leaks from one recipient to the next."""
 
-    __slots__ = ("binary", "body_8bit", "envid", "lacking", "max_size", "notify", "orcpt", "ret", "size", "smtputf8")
+    __slots__ = ("auth", "binary", "body_8bit", "envid", "lacking", "max_size", "notify", "orcpt", "ret", "size",
+                 "smtputf8")
 
     def __init__(self, lacking: frozenset[str] = frozenset(), max_size: int = 0) -> None:
         self.lacking = lacking     # keywords of EHLO that are not offered
         self.max_size = max_size
         self.size = 0
+        self.auth = ""             # xtext, as given
         self.body_8bit = False
         self.binary = False        # BODY=BINARYMIME
         self.ret = Ret.NONE
@@ -67,7 +66,10 @@ def _body(into: Parameters, value: str) -> Reply | None:
 
 
 def _auth(into: Parameters, value: str) -> Reply | None:
-    return None if value and XTEXT.fullmatch(value) else _bad(f"AUTH={value}")
+    if not value or len(value) > AUTH_MAX or not xtext.XTEXT.fullmatch(value):
+        return _bad(f"AUTH={value[:AUTH_MAX]}")
+    into.auth = value
+    return None
 
 
 def _ret(into: Parameters, value: str) -> Reply | None:
@@ -81,7 +83,7 @@ def _ret(into: Parameters, value: str) -> Reply | None:
 def _envid(into: Parameters, value: str) -> Reply | None:
     if len(value) > ENVID_MAX:
         return described(503, esc.INVALID_ARGUMENTS, f"option too large, truncated: {value[:ENVID_MAX]}")
-    if not value or not XTEXT.fullmatch(value):
+    if not value or not xtext.XTEXT.fullmatch(value):
         return _bad(f"ENVID={value}")
     into.envid = value
     return None
@@ -109,7 +111,7 @@ def _smtputf8(into: Parameters, value: str) -> Reply | None:
 def _orcpt(into: Parameters, value: str) -> Reply | None:
     if into.smtputf8 and not value.isascii() and value[:6].lower() == "utf-8;" and value.isprintable():
         # The form that passes everywhere (RFC 6533 3): nobody has to know later what this session was.
-        value = _BEYOND.sub(lambda match: f"\\x{{{ord(match.group()):X}}}", value)
+        value = xtext.beyond_ascii(value)
     if len(value) > ORCPT_MAX or not _ORCPT.fullmatch(value):
         return R553_ORCPT
     into.orcpt = value

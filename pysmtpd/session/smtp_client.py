@@ -274,7 +274,7 @@ class SmtpClient:
     def _begin(self, tx: Transaction) -> None:
         running = _Running(tx)
         offered = self.extensions
-        commands = [_Command(State.MAIL, client_commands.mail(tx, offered), running)]
+        commands = [_Command(State.MAIL, client_commands.mail(tx, offered, known=bool(self._credentials)), running)]
         for index, recipient in enumerate(tx.recipients):
             commands.append(_Command(State.RCPT, client_commands.rcpt(recipient, offered), running, index))
         if not tx.binary:

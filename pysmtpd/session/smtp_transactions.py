@@ -6,7 +6,7 @@ What RSET forgets is one object, the Tx.
 from collections.abc import Callable
 from functools import partial
 
-from pysmtpd.base import logline, reply
+from pysmtpd.base import logline, reply, xtext
 from pysmtpd.base.date import rfc5322
 from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import address_text
@@ -101,9 +101,15 @@ class Transactions(Chunking):
         self._tx = Tx(msgid, template(
             sender=sender, parameters=parameters, tag=self._listener.tag, smtpname=self._settings.smtpname,
             helo=self._helo, hostname=self._hostname, username=self._username, source=self._source,
-            authenticated=self._authenticated, now=self._now,
+            authenticated=self._authenticated, now=self._now, vouches=self._vouches(sender, parameters.auth),
         ), may_be_binary=parameters.binary)
         self._reply(reply.R250_OK)
+
+    def _vouches(self, sender: MailAddr, submitter: str) -> bool:
+        """Whether it is believed about who submitted the message: somebody who has logged in, and where senders are
+        held to their own addresses, only of the sender."""
+        return bool(submitter and self._username and self._address != LOCAL) and (
+            not self._listener.senders or xtext.decode(submitter) == str(sender))
 
     def _check_rcpt_to(self, argument: str) -> Reply | None:
         if self._tx is None or self._tx.chunked is not None:

@@ -50,7 +50,7 @@ class Tx:
         return Envelope(
             evpid(self.msgid, self.envelopes + 1), t.agent, t.action, t.sender, rcpt, rcpt, t.user, t.command,
             t.tag, t.smtpname, t.helo, t.hostname, t.username, t.source, t.flags, t.ctime, t.ttl, 0, 0, 0,
-            int(parameters.notify), t.ret, t.envid, parameters.orcpt, "", "", BounceKind.NONE, 0,
+            int(parameters.notify), t.ret, t.envid, parameters.orcpt, "", "", BounceKind.NONE, 0, t.auth,
         )
 
     def expanded(self, sealed: bytes, count: int) -> None:
@@ -122,11 +122,15 @@ class Tx:
 
 
 def template(*, sender: MailAddr, parameters: Parameters, tag: str, smtpname: str, helo: str, hostname: str,
-             username: str, source: str, authenticated: bool, now: int) -> Envelope:
-    """What all envelopes of a transaction have in common; the rules decide about the rest."""
+             username: str, source: str, authenticated: bool, now: int, vouches: bool = False) -> Envelope:
+    """What all envelopes of a transaction have in common; the rules decide about the rest.
+
+    ``vouches``: the client is trusted to say by AUTH= who submitted the message; of others it is taken for ``<>``
+    (RFC 4954 5)."""
     flags = (Flag.AUTHENTICATED if authenticated else 0) | (Flag.BODY_8BIT if parameters.body_8bit else 0)
     flags |= Flag.SMTPUTF8 if parameters.smtputf8 else 0
     return Envelope(
         0, Agent.MTA, "", sender, sender, sender, "", "", tag, smtpname, helo, hostname, username, source, int(flags),
         now, 0, 0, 0, 0, 0, parameters.ret, parameters.envid, "", "", "", BounceKind.NONE, 0,
+        parameters.auth if vouches or not parameters.auth else "<>",
     )

@@ -8,21 +8,22 @@ alias led to is nobody's business.
 import re
 from typing import NamedTuple
 
+from pysmtpd.base import xtext
 from pysmtpd.base.date import UTC, Zone, rfc5322
 from pysmtpd.base.envelope import BounceKind, Envelope, Flag, Ret
 from pysmtpd.base.mailaddr import MailAddr
-from pysmtpd.base.text import is_clean
+from pysmtpd.spool.outcome import EXPIRED, LAST_ERROR
 
 ORIGINAL_MAX = 64 * 1024           # octets of the original that are returned; headers only when it is larger
 LINE_MAX = 76
 
-_SUBJECT = {BounceKind.FAILED: "failed", BounceKind.DELAYED: "delayed", BounceKind.DELIVERED: "delivered"}
-_CLASS = {BounceKind.FAILED: "45", BounceKind.DELAYED: "4", BounceKind.DELIVERED: "2"}
-_STATUS = {BounceKind.FAILED: "5.0.0", BounceKind.DELAYED: "4.0.0", BounceKind.DELIVERED: "2.0.0"}
+_SUBJECT = {BounceKind.FAILED: "failed", BounceKind.DELAYED: "delayed", BounceKind.DELIVERED: "delivered",
+            BounceKind.EXPANDED: "expanded"}
+_CLASS = {BounceKind.FAILED: "45", BounceKind.DELAYED: "4", BounceKind.DELIVERED: "2", BounceKind.EXPANDED: "2"}
+_STATUS = {BounceKind.FAILED: "5.0.0", BounceKind.DELAYED: "4.0.0", BounceKind.DELIVERED: "2.0.0",
+           BounceKind.EXPANDED: "2.0.0"}
 _ESC = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _REPLY_CODE = re.compile(r"[245]\d\d[ -]")
-_UTF8_ADDR = re.compile(r"\\x\{(10[0-9A-F]{4}|[1-9A-F][0-9A-F]{0,4})\}")
-_XTEXT = re.compile(r"\+([0-9A-F]{2})")
 
 
 class Original(NamedTuple):
@@ -149,6 +150,7 @@ def _explanation(report: Report) -> list[str]:
         " delivered to these recipients:",
         BounceKind.DELIVERED: "Your message was relayed to these recipients:" if _action(report) == "relayed"
         else "Your message was delivered to these recipients:",
+        BounceKind.EXPANDED: "Your message was passed on to those for whom these addresses stand:",
     }[report.kind]
     lines = [f"This is the MAILER-DAEMON of {report.smtpname}. Nobody reads replies to this address.", "",
              *wrap(opening), ""]
@@ -168,7 +170,7 @@ def _delivery_status(report: Report) -> list[str]:
     first = report.envelopes[0]
     lines = [f"Reporting-MTA: dns; {report.smtpname}"]
     if first.envid:
-        lines += _field("Original-Envelope-Id", decode_xtext(first.envid))
+        lines += _field("Original-Envelope-Id", xtext.decode(first.envid))
     lines += [f"Arrival-Date: {rfc5322(report.arrival, report.zone)}", ""]
     for envelope in report.envelopes:
         lines += [*_recipient(report, envelope), ""]
@@ -179,17 +181,14 @@ def _recipient(report: Report, envelope: Envelope) -> list[str]:
     kind, lines = report.kind, []
     addr_type, semicolon, address = envelope.orcpt.partition(";")
     if addr_type.lower() == "utf-8":
-        lines += _field("Original-Recipient", f"{addr_type}; {decode_utf8(decode_xtext(address))}")
+        lines += _field("Original-Recipient", f"{addr_type}; {xtext.decode_utf8(xtext.decode(address))}")
     elif semicolon:
-        lines += _field("Original-Recipient", f"{addr_type}; {decode_xtext(address)}")
+        lines += _field("Original-Recipient", f"{addr_type}; {xtext.decode(address)}")
     final = str(envelope.rcpt)
     lines += _field("Final-Recipient", f"{'rfc822' if final.isascii() else 'utf-8'}; {final}")
     relayed = kind is BounceKind.DELIVERED and _relayed(envelope)
     lines += [f"Action: {'relayed' if relayed else _SUBJECT[kind]}", f"Status: {status_of(kind, envelope.esc)}"]
-    if envelope.errorline:
-        # Only a reply of SMTP is a diagnostic code of type smtp (RFC 3464 2.3.6).
-        diagnostic = "smtp" if _REPLY_CODE.match(envelope.errorline) else "X-pysmtpd"
-        lines += _field("Diagnostic-Code", f"{diagnostic}; {envelope.errorline}")
+    lines += _diagnostic(envelope)
     if envelope.last_try:
         lines.append(f"Last-Attempt-Date: {rfc5322(envelope.last_try, report.zone)}")
     if kind is BounceKind.DELAYED:
@@ -197,21 +196,21 @@ def _recipient(report: Report, envelope: Envelope) -> list[str]:
     return lines
 
 
+def _diagnostic(envelope: Envelope) -> list[str]:
+    """What was said last, and by whom.  Only a reply of SMTP is a diagnostic code of type smtp (RFC 3464 2.3.6)."""
+    text = envelope.errorline
+    if not text:
+        return []
+    said = text.removeprefix(EXPIRED[1] + LAST_ERROR)
+    if not _REPLY_CODE.match(said):
+        return _field("Diagnostic-Code", f"X-pysmtpd; {text}")
+    remote = [f"Remote-MTA: dns; {envelope.remote}"] if envelope.remote else []
+    return [*remote, *_field("Diagnostic-Code", f"smtp; {said}")]
+
+
 def status_of(kind: BounceKind, esc: str) -> str:
     """An enhanced status code that may stand in a report of this kind."""
     return esc if _ESC.fullmatch(esc) and esc[0] in _CLASS[kind] else _STATUS[kind]
-
-
-def decode_xtext(text: str) -> str:
-    """xtext of RFC 3461 4 decoded, or as it is when that would not be printable ASCII."""
-    decoded = _XTEXT.sub(lambda match: chr(int(match.group(1), 16)), text)
-    return decoded if is_clean(decoded) and decoded.isascii() else text
-
-
-def decode_utf8(text: str) -> str:
-    """``\\x{HEX}`` of RFC 6533 3 decoded, or as it is when that would not be printable."""
-    decoded = _UTF8_ADDR.sub(lambda match: chr(int(match.group(1), 16)), text)
-    return decoded if decoded.isprintable() else text
 
 
 def _field(name: str, value: str) -> list[str]:

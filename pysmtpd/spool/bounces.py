@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from pysmtpd.base import logline
 from pysmtpd.base.date import Zone
-from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Ret
+from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Notify, Ret
 from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import NULL, MailAddr
 from pysmtpd.base.struct import replace
@@ -183,9 +183,10 @@ class Bounces:
 
 
 def _template(key: _Key, now: int) -> Envelope:
-    """The transaction that lka is asked about: from this machine, with the null reverse-path."""
+    """The transaction that lka is asked about: from this machine, with the null reverse-path, and with no wish but
+    to hear nothing of it (RFC 3461 6.1)."""
     name, to = key.smtpname, key.sender
     return Envelope(
-        0, Agent.MTA, "", NULL, to, to, "", "", "", name, name, name, "", "local", 0, now, 0, 0, 0, 0, 0, Ret.NONE,
-        "", "", "", "", BounceKind.NONE, 0,
+        0, Agent.MTA, "", NULL, to, to, "", "", "", name, name, name, "", "local", 0, now, 0, 0, 0, 0,
+        int(Notify.NEVER), Ret.NONE, "", "", "", "", BounceKind.NONE, 0,
     )  # fmt: skip

@@ -36,11 +36,11 @@ class Endings:
     def decided(self, envelope: Envelope, result: Result) -> None:
         """An agent's last word on it: not a temporary failure."""
         if result.outcome is Outcome.LOOP:
-            self.failed(envelope, outcome.LOOP_ESC, result.text, Outcome.LOOP)
+            self.failed(envelope, outcome.LOOP_ESC, result.text, Outcome.LOOP, result.remote)
         elif result.outcome is Outcome.PERMFAIL:
-            self.failed(envelope, result.esc, result.text, Outcome.PERMFAIL)
+            self.failed(envelope, result.esc, result.text, Outcome.PERMFAIL, result.remote)
         elif outcome.wanted(envelope, BounceKind.DELIVERED) and not result.dsn_relayed:
-            self._turn(envelope, BounceKind.DELIVERED, result.esc, result.text, Outcome.OK)
+            self._turn(envelope, BounceKind.DELIVERED, result.esc, result.text, Outcome.OK, result.remote)
         else:
             self.delete(envelope, Outcome.OK)
 
@@ -48,13 +48,13 @@ class Endings:
         """Its time to live is over."""
         esc, text = outcome.EXPIRED
         if envelope.errorline:
-            text = f"{text}; last error: {envelope.errorline}"
-        self.failed(envelope, esc, text, REMOVED)
+            text = f"{text}{outcome.LAST_ERROR}{envelope.errorline}"
+        self.failed(envelope, esc, text, REMOVED, envelope.remote)
 
-    def failed(self, envelope: Envelope, esc: str, text: str, result: int) -> None:
-        """It will never be delivered: tell the sender, if he can be told and wants to."""
+    def failed(self, envelope: Envelope, esc: str, text: str, result: int, remote: str = "") -> None:
+        """It will never be delivered: tell the sender, if he can be told and wants to.  remote: who said so."""
         if outcome.wanted(envelope, BounceKind.FAILED):
-            self._turn(envelope, BounceKind.FAILED, esc, text, result)
+            self._turn(envelope, BounceKind.FAILED, esc, text, result, remote)
             return
         if not outcome.can_return(envelope):
             double = envelope.agent is Agent.BOUNCE
@@ -75,10 +75,10 @@ class Endings:
         self._queue.memory.envelope_deleted(evpid >> 32)
         self._queue.news.ended((evpid,), result)
 
-    def retried(self, stored: Stored, esc: str, text: str, ask: SchedRetry) -> None:
+    def retried(self, stored: Stored, esc: str, text: str, ask: SchedRetry, remote: str) -> None:
         """It failed for now; the scheduler says when next, and whether the sender is told."""
         queue = self._queue
-        new, change = outcome.retried(stored, esc, text, queue.now(), ask.retry, ask.due, ask.delay)
+        new, change = outcome.retried(stored, esc, text, queue.now(), ask.retry, ask.due, ask.delay, remote)
 
         def done(ok: bool) -> None:
             if change.gone or not ok:
@@ -92,10 +92,10 @@ class Endings:
 
         queue.writer.later(change, done)
 
-    def _turn(self, envelope: Envelope, kind: BounceKind, esc: str, text: str, result: int) -> None:
+    def _turn(self, envelope: Envelope, kind: BounceKind, esc: str, text: str, result: int, remote: str) -> None:
         """It becomes the bounce about itself."""
         queue = self._queue
-        bounce = outcome.bounce_of(envelope, kind, esc, text, queue.now(), self._ttl)
+        bounce = outcome.bounce_of(envelope, kind, esc, text, queue.now(), self._ttl, remote=remote)
         change = outcome.turned(bounce)
 
         def done(ok: bool) -> None:

@@ -7,7 +7,8 @@ from pysmtpd.base.logline import address_text
 from pysmtpd.base.mailaddr import MailAddr
 
 _AGENTS = {Agent.MDA: "mda", Agent.MTA: "mta", Agent.BOUNCE: "bounce"}
-_KINDS = {BounceKind.FAILED: "failed", BounceKind.DELAYED: "delayed", BounceKind.DELIVERED: "delivered"}
+_KINDS = {BounceKind.FAILED: "failed", BounceKind.DELAYED: "delayed", BounceKind.DELIVERED: "delivered",
+          BounceKind.EXPANDED: "expanded"}
 
 
 def dump(envelope: Envelope) -> str:
@@ -40,6 +41,9 @@ def _fields(e: Envelope) -> Iterator[tuple[str, object]]:
             yield "bounce-ttl", e.ttl
             yield "bounce-delay", e.bounce_delay
         yield "bounce-type", _KINDS.get(e.bounce, "")
+    # What OpenSMTPD has not.
+    yield "mail-auth", e.auth
+    yield "remote-mta", e.remote
 
 
 def _address(address: MailAddr) -> str:

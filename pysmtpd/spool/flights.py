@@ -10,7 +10,7 @@ Agent = Hashable
 class Flight:
     """One envelope between SchedDispatch and its end, or SchedRetry."""
 
-    __slots__ = ("agent", "carried", "esc", "stored", "text")
+    __slots__ = ("agent", "carried", "esc", "remote", "stored", "text")
 
     def __init__(self, stored: Stored, agent: Agent, carried: int) -> None:
         self.stored = stored
@@ -18,6 +18,7 @@ class Flight:
         self.agent: Agent | None = agent  # None: it came back with a temporary failure
         self.esc = ""
         self.text = ""
+        self.remote = ""
 
 
 class Flights:

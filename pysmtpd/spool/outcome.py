@@ -4,12 +4,13 @@ Who is told of it follows RFC 3461: nobody for the null sender and for bounces, 
 NOTIFY failures and delays are told.
 """
 
-from pysmtpd.base.envelope import ERRORLINE_MAX, Agent, BounceKind, Envelope, Notify
+from pysmtpd.base.envelope import ERRORLINE_MAX, NAME_MAX, Agent, BounceKind, Envelope, Notify
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.spool.backend import Change, Stored
 
 EXPIRED = ("5.4.7", "Envelope expired")
+LAST_ERROR = "; last error: "      # between that and what the last attempt said
 LOOP_ESC = "5.4.6"
 
 _NOTIFY = {
@@ -38,8 +39,13 @@ def errorline(text: str) -> str:
     return line_of(text.encode("utf-8", "replace"), ERRORLINE_MAX)
 
 
-def bounce_of(envelope: Envelope, kind: BounceKind, esc: str, text: str, now: int, ttl: int, delay: int = 0) -> Stored:
-    """The bounce about an envelope, due now.  ttl: how long it is tried at least."""
+def _host(name: str) -> str:
+    return line_of(name.encode("utf-8", "replace"), NAME_MAX)
+
+
+def bounce_of(envelope: Envelope, kind: BounceKind, esc: str, text: str, now: int, ttl: int, delay: int = 0,
+              remote: str = "") -> Stored:
+    """The bounce about an envelope, due now.  ttl: how long it is tried at least.  remote: who said the text."""
     bounce = replace(
         envelope,
         agent=Agent.BOUNCE,
@@ -53,6 +59,7 @@ def bounce_of(envelope: Envelope, kind: BounceKind, esc: str, text: str, now: in
         ttl=envelope.ttl if kind is BounceKind.DELAYED else max(ttl, envelope.ttl),
         esc=esc or _DEFAULT_ESC[kind],
         errorline=errorline(text),
+        remote=_host(remote),
     )
     return Stored(bounce, now, False)
 
@@ -60,22 +67,24 @@ def bounce_of(envelope: Envelope, kind: BounceKind, esc: str, text: str, now: in
 def turned(bounce: Stored) -> Change:
     """One transaction: an envelope becomes the bounce about itself, under its own id."""
     e = bounce.envelope
-    names = ("agent", "bounce", "bounce_delay", "retry", "last_bounce", "ctime", "last_try", "ttl", "esc", "errorline")
+    names = ("agent", "bounce", "bounce_delay", "retry", "last_bounce", "ctime", "last_try", "ttl", "esc", "errorline",
+             "remote")
     values: dict[str, object] = {name: getattr(e, name) for name in names}
     return Change(update=((e.evpid, {**values, "due": bounce.due, "suspended": 0}),))
 
 
-def retried(stored: Stored, esc: str, text: str, now: int, retry: int, due: int, delay: int) -> tuple[Stored, Change]:
+def retried(stored: Stored, esc: str, text: str, now: int, retry: int, due: int, delay: int,
+            remote: str = "") -> tuple[Stored, Change]:
     """An envelope that failed for now, to be tried again at due; with delay > 0 its sender is told, if he wants."""
     old = stored.envelope
     values: dict[str, object] = {"retry": retry, "due": min(due, old.expire), "last_try": now}
     if text or esc:
-        values |= {"errorline": errorline(text), "esc": esc}
+        values |= {"errorline": errorline(text), "esc": esc, "remote": _host(remote)}
     if delay:
         values["last_bounce"] = old.ctime + delay
     new = replace(old, **{name: value for name, value in values.items() if name != "due"})
     notices: tuple[Stored, ...] = ()
     if delay and wanted(old, BounceKind.DELAYED):
-        notices = (bounce_of(new, BounceKind.DELAYED, new.esc, new.errorline, now, 0, delay),)
+        notices = (bounce_of(new, BounceKind.DELAYED, new.esc, new.errorline, now, 0, delay, new.remote),)
     change = Change(update=((old.evpid, values),), notices=notices)
     return Stored(new, min(due, old.expire), stored.suspended), change

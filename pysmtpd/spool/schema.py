@@ -12,12 +12,12 @@ from pysmtpd.base.envelope import Envelope, Schedule
 from pysmtpd.spool.backend import Stored, Unreadable
 
 APPLICATION_ID = 0x70736D74        # "psmt"
-VERSION = 1
+VERSION = 2
 PAGE_SIZE = 4096
 _ADDRESSES = frozenset({"sender", "rcpt", "dest"})
 _FIELDS = tuple(name for name in Envelope.__struct_fields__ if name != "evpid")
 _TEXTS = frozenset({"action", "user", "command", "tag", "smtpname", "helo", "hostname", "username", "source", "envid",
-                    "orcpt", "errorline", "esc"})
+                    "orcpt", "errorline", "esc", "auth", "remote"})
 
 
 def _columns() -> tuple[str, ...]:
@@ -55,6 +55,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "PRIMARY KEY (msgid, number)) WITHOUT ROWID",
         "CREATE INDEX envelope_due ON envelope (agent, due, msgid, number) WHERE suspended = 0",
     ),
+    (
+        "ALTER TABLE envelope ADD COLUMN auth TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN remote TEXT NOT NULL DEFAULT ''",
+    ),
 )
 assert len(MIGRATIONS) == VERSION
 
@@ -69,7 +73,7 @@ def to_row(stored: Stored) -> tuple[object, ...]:
         int(e.agent), e.action, sender.user, sender.domain, rcpt.user, rcpt.domain, dest.user, dest.domain,
         e.user, e.command, e.tag, e.smtpname, e.helo, e.hostname, e.username, e.source, int(e.flags), e.ctime, e.ttl,
         e.last_try, e.last_bounce, e.retry, int(e.notify), int(e.ret), e.envid, e.orcpt, e.errorline, e.esc,
-        int(e.bounce), e.bounce_delay,
+        int(e.bounce), e.bounce_delay, e.auth, e.remote,
     )  # fmt: skip
 
 

@@ -412,6 +412,26 @@ def test_the_peer_takes_over_notification_when_it_can(dsn: bool) -> None:
     assert ("RCPT TO:<b@b.example> NOTIFY=SUCCESS" in world.servers[0][1].commands) is dsn
 
 
+@pytest.mark.parametrize(("name", "address", "remote"), [
+    ("smtp://192.0.2.5", "192.0.2.5", "[192.0.2.5]"), ("smtp://[2001:db8::5]", "2001:db8::5", "[2001:db8::5]"),
+])
+def test_reports_name_the_server_that_replied(name: str, address: str, remote: str) -> None:
+    world = smarthost(name)
+    world.serve(address, {"RCPT": b"550 5.1.1 no"})
+    world.deliver("b@b.example")
+    world.run()
+    assert [(result.outcome, result.remote) for result in world.results] == [(PERMFAIL, remote)]
+
+
+def test_reports_name_an_exchanger() -> None:
+    world = World()
+    world.exchangers("b.example", "192.0.2.5")
+    world.serve("192.0.2.5", {"RCPT": b"450 4.2.0 later"})
+    world.deliver("b@b.example")
+    world.run()
+    assert [result.remote for result in world.results] == ["mx1.b.example"]
+
+
 class TestHolding:
     def test_too_many_tasks_are_held_and_released(self) -> None:
         world = World(Action(name="out", method=Method.RELAY, host="<hosts>"),

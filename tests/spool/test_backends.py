@@ -183,6 +183,23 @@ def test_other_databases_are_refused(tmp_path: Path) -> None:
         SqliteSpool(str(tmp_path), 1)
 
 
+def test_a_spool_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    import sqlite3
+
+    spool = SqliteSpool(str(tmp_path), 1)
+    spool.apply([message(1)])
+    spool.close()
+    old = sqlite3.connect(tmp_path / "spool.db")
+    for column in ("auth", "remote"):
+        old.execute(f"ALTER TABLE envelope DROP COLUMN {column}")
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    spool = SqliteSpool(str(tmp_path), 1)
+    assert spool.load([1 << 32 | 1]) == [Stored(envelope(1 << 32 | 1), NOW, False)]
+    spool.close()
+
+
 def test_newer_version_is_refused(tmp_path: Path) -> None:
     spool = SqliteSpool(str(tmp_path), 1)
     spool._writer.execute(f"PRAGMA user_version = {schema.VERSION + 1}")

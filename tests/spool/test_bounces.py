@@ -8,11 +8,13 @@ import pytest
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Notify
 from pysmtpd.base.mailaddr import NULL
 from pysmtpd.messages import (
+    Delivered,
     ExpandRcpt,
     Outcome,
     QueueDone,
     QueueEnvelopes,
     QueueTempfail,
+    Result,
     SchedDispatch,
     SchedExpire,
     SchedFetch,
@@ -156,6 +158,35 @@ def test_delay_is_told_once_and_the_envelope_stays(house: House) -> None:
     text = report_of(house, house.expect(house.scheduler, QueueEnvelopes))[1]
     assert "Action: delayed" in text and "waiting for 4 hours" in text
     assert house.dispatch(evpid).envelope.retry == 6
+
+
+def test_who_said_it_is_kept_until_it_is_told(house: House) -> None:
+    """Through a temporary failure, a delay notice, and the expiry; what we say ourselves is nobody else's."""
+    def say(outcome: Outcome, text: str, remote: str = "") -> None:
+        house.dispatch(evpid)
+        house.say(house.mta, Delivered([Result(evpid, outcome, "", text, remote=remote)]))
+
+    (evpid,) = house.submit()
+    say(Outcome.TEMPFAIL, "451 later", "mx1.example.net")
+    house.say(house.scheduler, SchedRetry(evpid, 1, NOW, 14400))
+    found = house.expect(house.scheduler, QueueEnvelopes).schedules
+    assert [house.queue.reader.load([one.evpid])[0].envelope.remote for one in found] == ["mx1.example.net"] * 2
+    say(Outcome.TEMPFAIL, "Connection timeout")
+    house.say(house.scheduler, SchedRetry(evpid, 2, NOW, 0))
+    house.expect(house.scheduler, QueueEnvelopes)
+    assert house.queue.reader.load([evpid])[0].envelope.remote == ""
+    say(Outcome.PERMFAIL, "550 no", "mx2.example.net\n")
+    bounce_due(house)
+    assert house.queue.reader.load([evpid])[0].envelope.remote == "mx2.example.net"
+
+
+def test_that_an_alias_was_expanded_is_told_at_once(house: House) -> None:
+    bounce = envelope(agent=Agent.BOUNCE, bounce=BounceKind.EXPANDED)
+    evpids = house.submit(envelopes=[envelope(notify=int(Notify.NEVER)), bounce])
+    house.say(house.scheduler, SchedDispatch(evpids[1:]))
+    answer(house)
+    text = report_of(house, house.expect(house.scheduler, QueueEnvelopes))[1]
+    assert "Action: expanded\r\n" in text
 
 
 @pytest.mark.parametrize(

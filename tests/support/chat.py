@@ -132,7 +132,8 @@ def describe(message: Message) -> str:
             e = message.envelope
             dsn = "".join(
                 f" {name}={value}" for name, value in
-                (("notify", e.notify), ("orcpt", e.orcpt), ("ret", int(e.ret)), ("envid", e.envid), ("flags", e.flags))
+                (("notify", e.notify), ("orcpt", e.orcpt), ("ret", int(e.ret)), ("envid", e.envid), ("flags", e.flags),
+                 ("auth", e.auth))
                 if value
             )
             return (f"ExpandRcpt from=<{e.sender}> to=<{e.dest}>{dsn}{' tls' if message.tls else ''}"
