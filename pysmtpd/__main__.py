@@ -51,7 +51,8 @@ class Arguments:
     def _macro(self, text: str) -> None:
         name, equals, value = text.rpartition("=")
         if not equals or not name:
-            raise SystemExit(_usage(f"-D {text}: not macro=value"))
+            print(f"warn: could not parse macro definition {text}", file=sys.stderr)
+            return
         self.macros[name] = value
 
     def _trace(self, name: str) -> None:

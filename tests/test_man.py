@@ -296,6 +296,11 @@ def test_each_option_of_pysmtpd_is_described() -> None:
         daemon.Arguments(["-Z"])
 
 
+def test_a_macro_without_a_value_is_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert daemon.Arguments(["-D", "a", "-D", "=b", "-D", "c=d"]).macros == {"c": "d"}
+    assert capsys.readouterr().err.split("\n")[0] == "warn: could not parse macro definition a"
+
+
 def test_each_trace_is_described() -> None:
     text = _section("TRACES", (MAN / "pysmtpd.8").read_text(encoding="utf-8"))
     said = {word for head in re.findall(r"^\.It Cm (.*)$", text, re.MULTILINE) for word in head.split(" , ")}

@@ -11,6 +11,7 @@ import msgspec
 
 from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Action, Config, Criterion, Filter, Listener, Position, Rule, Secret, Table
+from pysmtpd.conf.veil import veiled
 
 TABLE = "<dynamic:"
 CHAIN = "<dynchain:"
@@ -102,15 +103,31 @@ def without_positions(config: Config) -> Config:
 
 
 def masked(config: Config) -> Config:
-    """Stars for keys, and for the values of mappings that hold passwords or may hold some."""
+    """Stars for keys, for the values of mappings that hold passwords or may hold some, and for what looks like a
+    password in a command or URL."""
     star = Secret(MASKED)
     shown = _harmless(config)
     tables = {
-        name: table if name in shown else replace(table, pairs=tuple((key, star) for key, _ in table.pairs))
+        name: replace(table, keys=tuple(map(veiled, table.keys)),
+                      pairs=table.pairs if name in shown else tuple((key, star) for key, _ in table.pairs))
         for name, table in config.tables.items()
     }
+    programs = {name: replace(one, arguments=_veiled_arguments(one.arguments))
+                for name, one in config.table_programs.items()}
     keys = {field: star for field in ("queue_key", "srs_key", "srs_backup") if getattr(config, field) is not None}
-    return replace(config, tables=tables, **keys)
+    return replace(
+        config, tables=tables, table_programs=programs,
+        actions={name: replace(one, argument=veiled(one.argument)) for name, one in config.actions.items()},
+        wrappers={name: veiled(command) for name, command in config.wrappers.items()},
+        processors={name: replace(one, command=veiled(one.command)) for name, one in config.processors.items()},
+        **keys,
+    )
+
+
+def _veiled_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """As one command, because a password may be the argument behind its name; an argument with blanks stays one."""
+    joined = "\t".join(argument.replace("\t", " ") for argument in arguments)
+    return tuple(veiled(joined).split("\t")) if "\t" in joined else tuple(map(veiled, arguments))
 
 
 def _harmless(config: Config) -> set[str]:

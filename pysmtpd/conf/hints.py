@@ -22,6 +22,10 @@ def hints(token: Token, before: Token | None, want: Collection[str]) -> Iterator
     elif token.kind in (Kind.WORD, Kind.QUOTED) and in_relay:
         if token.text == "port" and token.kind is Kind.WORD:
             yield 'the port is a part of the host: host "smtp://mail.example.org:587"'
+        elif token.text in ("hostname", "hostnames") and token.kind is Kind.WORD:
+            yield f"{token.text} is now: helo{'-src' if token.text == 'hostnames' else ''}"
+        elif token.text == "verify" and token.kind is Kind.WORD:
+            yield "whether certificates are verified is said by: tls, or tls no-verify"
         elif "://" in token.text:
             yield f"a host stands behind the word host: host {shown(token.text)}"
         elif before is not None and before.text == "backup":

@@ -166,6 +166,10 @@ class Scanner:
             return self._bad("the file begins with a byte order mark; save it as UTF-8 without one", start)
         if found == "\0":
             return self._bad("NUL octet", start)
+        if found == "\r":
+            return self._bad("carriage return: lines end with LF alone", start)
+        if _SURROGATE.match(found):
+            return self._bad(f"octet 0x{ord(found) & 0xFF:02X}: this is not UTF-8", start)
         if found == "\u00a0":
             return self._bad("this is a no-break space; use a plain one", start)
         return Token(Kind.MARK, found[-1], self.file, start, self._at)

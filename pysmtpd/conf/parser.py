@@ -26,7 +26,10 @@ _CLASSIC = re.compile(
     r"(?<!\\\n)^[ \t]*(?:(?:accept|reject)[ \t]+(?:\\\n[ \t]*)?"
     r"(?:[!$]|(?:from|for|on|tagged|authenticated|sender|recipient|alias|virtual|deliver|relay)\b)"
     r"|reject[ \t]*(?:#|$))", re.MULTILINE)
-_INCLUDE = re.compile(r"""^[ \t]*include[ \t]+["']([^"'\x00-\x1f]+)["']""", re.MULTILINE)
+_INCLUDE = re.compile(
+    r"""^[ \t]*include[ \t]+(?:["']([^"'\x00-\x1f]+)["']|\$(\w+)|([A-Za-z0-9_:][^\s#"'(){}<>!=,]*))""",
+    re.MULTILINE | re.ASCII)
+_MACRO = re.compile(r"""^[ \t]*["']?(\w+)["']?[ \t]*=[ \t]*(["']?)([^\n]*)\2[ \t]*(?:#.*)?$""", re.MULTILINE | re.ASCII)
 _LOOKED_INTO_MAX = 64              # included files that are searched for rules
 _NO_MACRO = re.compile("macro '.*' not defined")
 _DOLLAR = re.compile(r"\$([A-Za-z0-9_]+)")
@@ -93,8 +96,10 @@ class Parser:
         """Whether a text, or a file that it includes, has a rule of the language before 6.4."""
         if _CLASSIC.search(text):
             return True
+        macros = {found[1]: found[3] for found in _MACRO.finditer(text)} | self.macros
         for found in _INCLUDE.finditer(text):
-            for path in self.source.glob(found[1]) if set(found[1]) & set("*?[") else [found[1]]:
+            named = found[1] or found[3] or macros.get(found[2], "").strip("\\\"' \t")
+            for path in self.source.glob(named) if set(named) & set("*?[") else [named]:
                 if path in seen or len(seen) >= _LOOKED_INTO_MAX:
                     continue
                 seen.add(path)

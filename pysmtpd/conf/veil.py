@@ -1,8 +1,8 @@
 """Lines of smtpd.conf as they may be shown: with stars for what may be a password or a key.
 
 Errors go to terminals, to logs and from there to whoever is asked for help.  Stars stand for the values of mappings,
-quoted texts of macros, the keys of srs and queue encryption, and passwords within URLs, one for each character, so
-that a caret stays where it was.
+quoted texts of macros, the keys of srs and queue encryption, passwords within URLs, and what commands call a password,
+one for each character, so that a caret stays where it was.
 """
 
 import re
@@ -12,6 +12,11 @@ from pysmtpd.conf.lexer import File, Kind, Scanner, Token
 _REST = re.compile(r"[^\s}]*")
 _LINE = re.compile(r"[^\n]*")
 _IN_URL = re.compile(r"(?<=://)([^@\s/:\"']*:)([^@\s\"']+)(?=@)")
+# Of a command: --password X, TOKEN=X; and the second half of -u name:X, as curl has it.
+_CALLED = r"(?:pass(?:w(?:or)?d|phrase)?|pwd|secret|token|api[-_]?key|credentials?)"
+_IN_COMMAND = re.compile(
+    rf"(?i)((?:(?<![\w-])--?(?:[\w-]*[-_])?{_CALLED}(?:=|[ \t]+)|(?<![a-z0-9]){_CALLED}=)[\"']?)([^\s\"'=-][^\s\"']*)")
+_LOGIN = re.compile(r"((?:(?<!\S)-u\s*|--user(?:name)?[=\s]+)[\"']?[^\s:\"']+:)([^\s\"']+)")
 _STRINGS = (Kind.WORD, Kind.QUOTED, Kind.NUMBER, Kind.BAD)
 
 
@@ -24,7 +29,14 @@ def shown_line(file: File, number: int) -> str:
         begin, end = max(first - start, 0), last - start
         if end > begin:
             line = line[:begin] + re.sub(r"[^\t]", "*", line[begin:end]) + line[end:]
-    return _IN_URL.sub(lambda match: match[1] + "*" * len(match[2]), line)
+    return veiled(line)
+
+
+def veiled(text: str) -> str:
+    """A text with stars for passwords in URLs, and for what follows the word password or its like in a command."""
+    for pattern in (_IN_URL, _IN_COMMAND, _LOGIN):
+        text = pattern.sub(lambda match: match[1] + "*" * len(match[2]), text)
+    return text
 
 
 def _secrets(file: File) -> list[tuple[int, int]]:

@@ -35,6 +35,7 @@ CLASSIC_RESERVED = frozenset({
 })
 # Words that stood inside statements then.
 CLASSIC_INSIDE: dict[str, str] = {
+    "as": "user, of an action that delivers, or mail-from, of one that relays",
     "certificate": "cert",
     "deliver": "action NAME mbox, maildir, mda or lmtp, and then match ... action NAME",
     "via": "action NAME relay host",
@@ -45,7 +46,7 @@ CLASSIC_INSIDE: dict[str, str] = {
     "sender": "mail-from",
     "recipient": "rcpt-to",
     "source": "src",
-    "expire": "ttl",
+    "expire": "ttl, at the end of the action",
     "relay-to": "relay host",
     "dhparams": "dhe",
     "tls-optional": "tls",

@@ -1,15 +1,17 @@
 """What rules can never do, and what they do for anybody: warnings of ``-n -v``.
 
-Nothing is guessed.  A rule is called unreachable only when one before it takes everything that it would, whatever the
-client says and whatever is in files; an open relay is found by asking the rules as a stranger would.
+Nothing is guessed.  A rule is called unreachable only when one before it, or some together, take everything that it
+would, whatever the client says and whatever is in files; an open relay is found by asking the rules as a stranger
+would.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Ret
 from pysmtpd.base.mailaddr import NULL, MailAddr, parse
+from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import Config, Criterion, Listener, Position, Rule, Table, Tls
 from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
@@ -24,6 +26,11 @@ DOMAINS = ("for", "helo", "from-rdns")
 STRANGERS = ("203.0.113.77", "198.51.100.77", "192.0.2.77")   # documentation addresses (RFC 5737)
 TRIED_MAX = 20                     # senders and names of the configuration that a stranger might claim
 LOOPBACK = ("127.", "::1")
+TAKERS_MAX = 32                    # rules that together leave nothing
+STEPS_MAX = 200_000                # comparisons for that, about half a second
+NAMED_MAX = 4                      # rules that a warning names
+# Criteria that hold exactly where the same one negated does not.
+_OPPOSITES = frozenset({"tag", "from", "for", "helo", "auth", "tls", "mail-from", "rcpt-to"})
 
 
 class Warned(NamedTuple):
@@ -47,6 +54,7 @@ def warnings(config: Config) -> list[Warned]:
 def unreachable(config: Config) -> Iterator[Warned]:
     """Rules that cannot match, or come after one which matches all that they match."""
     implied = Implication(config)
+    steps = 0
     for number, rule in enumerate(config.rules):
         why = next((why for one in rule.criteria if (why := _never(one, config))), "")
         earlier = next((one for one in config.rules[:number] if implied.covers(one, rule)), None)
@@ -54,6 +62,25 @@ def unreachable(config: Config) -> Iterator[Warned]:
             yield Warned(rule.at, f"this rule never matches: {why}")
         elif earlier is not None:
             yield Warned(rule.at, f"this rule never matches: the one at {earlier.at} takes all that it would")
+        elif steps < STEPS_MAX:
+            together, taken = _together(config, rule, config.rules[:number])
+            steps += taken
+            if not together:
+                continue
+            places = " and ".join(str(one.at) for one in together[:NAMED_MAX])
+            more = f" and {len(together) - NAMED_MAX} more" if len(together) > NAMED_MAX else ""
+            yield Warned(rule.at, f"this rule never matches: those at {places}{more} together take all that it would")
+
+
+def _together(config: Config, rule: Rule, earlier: Sequence[Rule]) -> tuple[list[Rule], int]:
+    """Rules that together take all that this one would, and no more of them than it needs; and what it cost to know."""
+    whole = Remainder(config, rule)
+    found = whole.taken_by(earlier)
+    for one in list(found):
+        fewer = [other for other in found if other is not one]
+        if Remainder(config, rule).taken_by(fewer):
+            found = fewer
+    return [one for one in earlier if one in found], whole.steps
 
 
 def _never(criterion: Criterion, config: Config) -> str:
@@ -83,15 +110,18 @@ def _keys(criterion: Criterion, tables: Mapping[str, Table]) -> tuple[str, ...] 
 class Implication:
     """Which criteria follow from which, under one configuration."""
 
-    def __init__(self, config: Config) -> None:
-        self._tables = config.tables
+    def __init__(self, config: Config, tables: Mapping[str, Table] | None = None) -> None:
+        """tables: those of the configuration, and perhaps more."""
+        self._tables = config.tables if tables is None else tables
         self._delimiter = config.sub_addr_delim
 
     def covers(self, earlier: Rule, later: Rule) -> bool:
         """Whether a rule matches whatever another one matches."""
-        return all(
-            _always(one) or any(self._follows(one, other) for other in later.criteria) for one in earlier.criteria
-        )
+        return all(self.holds(one, later.criteria) for one in earlier.criteria)
+
+    def holds(self, criterion: Criterion, known: Iterable[Criterion]) -> bool:
+        """Whether a criterion holds wherever all of the known ones do."""
+        return _always(criterion) or any(self._follows(criterion, other) for other in known)
 
     def _follows(self, a: Criterion, b: Criterion) -> bool:
         """Whether a holds whenever b does."""
@@ -117,8 +147,13 @@ class Implication:
             return True
         if keys is None or theirs is None:
             return inner.table == WITH_LOCAL[1] and outer.table == WITH_LOCAL[0]
-        known = set(theirs)
-        return all(key in known or (not inner.regex and self._found(inner.kind, key, theirs)) for key in keys)
+        return not self.beyond(inner, outer)
+
+    def beyond(self, inner: Criterion, outer: Criterion) -> list[str]:
+        """The entries of one list that another one of its kind does not match all of."""
+        theirs = _keys(outer, self._tables) or ()
+        return [key for key in _keys(inner, self._tables) or ()
+                if key not in theirs and (inner.regex or not self._found(inner.kind, key, theirs))]
 
     def _found(self, kind: str, key: str, entries: tuple[str, ...]) -> bool:
         """Whether entries match all that one entry matches."""
@@ -146,6 +181,72 @@ class Implication:
             return not any("*" in key or "[" in key or parse_address(key) is not None for key in keys) and all(
                 HostIndex(theirs).find(key) is None for key in keys)
         return inner.kind == "tag" and not set(keys) & set(theirs)
+
+
+class Remainder:
+    """What is left of a rule when the rules before it have had theirs.
+
+    A rule that lacks nothing but one criterion of what is left takes all of it for which that criterion holds: what
+    is left then is that for which it does not.  Never more is taken away than such a rule takes."""
+
+    def __init__(self, config: Config, rule: Rule) -> None:
+        self._tables = dict(config.tables)
+        self._implied = Implication(config, self._tables)
+        self._left = list(rule.criteria)
+        self._empty = False
+        self.steps = 0             # comparisons, about
+
+    def taken_by(self, rules: Sequence[Rule]) -> list[Rule]:
+        """The rules that leave nothing; none, when something may be left."""
+        takers: list[Rule] = []
+        waiting, before = list(rules), -1
+        while len(takers) > before and len(takers) < TAKERS_MAX:
+            before = len(takers)
+            for rule in list(waiting):
+                lacking = self._lacking(rule)
+                if not lacking or (len(lacking) == 1 and self._take_away(lacking[0])):
+                    takers.append(rule)
+                    waiting.remove(rule)
+                if not lacking or self._empty:
+                    return takers
+                if self.steps > STEPS_MAX:
+                    return []
+        return []
+
+    def _lacking(self, rule: Rule) -> list[Criterion]:
+        """What a rule asks besides what is known of the rest; two are enough to know that it does not help."""
+        self.steps += len(rule.criteria) * len(self._left)
+        found: list[Criterion] = []
+        for one in rule.criteria:
+            if len(found) < 2 and not self._implied.holds(one, self._left):
+                found.append(one)
+        return found
+
+    def _take_away(self, taken: Criterion) -> bool:
+        """Whether less is left now."""
+        if taken.kind not in _OPPOSITES:
+            return False
+        narrower = [self._without(one, taken) for one in self._left]
+        listed = [one for one in (*self._left, taken) if one.kind == taken.kind and not one.negated
+                  and _keys(one, self._tables) is not None]
+        if len(listed) > 1 and not taken.negated and narrower == self._left:
+            return False                       # they have nothing in common, or it cannot be told
+        self._left = [*narrower, replace(taken, negated=not taken.negated)]
+        return True
+
+    def _without(self, one: Criterion, taken: Criterion) -> Criterion:
+        """A list without the entries that were all taken."""
+        same = one.kind == taken.kind and one.regex == taken.regex and not one.negated and not taken.negated
+        keys, theirs = _keys(one, self._tables), _keys(taken, self._tables)
+        if not same or keys is None or theirs is None:
+            return one
+        rest = self._implied.beyond(one, taken)
+        if len(rest) == len(keys):
+            return one
+        self._empty = self._empty or not rest
+        name = f"<dynamic:rest {len(self._tables)}>"
+        self._tables[name] = Table(name=name, keys=tuple(rest))
+        return replace(one, table=name)
 
 
 def _always(criterion: Criterion) -> bool:

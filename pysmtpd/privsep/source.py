@@ -16,7 +16,7 @@ from pysmtpd.privsep.interfaces import getifaddrs
 
 HOSTS_FILE = "/etc/hosts"
 PEM_MAX = 1024 * 1024
-_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/", os.devnull)
 
 
 class SystemSource:

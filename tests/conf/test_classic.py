@@ -256,18 +256,21 @@ def test_a_ca_alone_is_no_pki() -> None:
 @pytest.mark.parametrize("rules", [
     'include "/etc/mail/rules.conf"', "include '/etc/mail/relay.con[ef]'", 'include "/etc/mail/outer.conf"',
     "what = \"for any relay\"\naccept $what", "reject", "  reject # all",
+    'rules = "\\"/etc/mail/rules.conf\\""\ninclude $rules', 'more = rules.conf\ninclude $more', "include rules.conf",
+    "include $fixed",
 ])
 def test_whatever_stands_before_a_rule_is_in_its_language(rules: str) -> None:
     machine = Everything(f'queue compression gzip\nuser = "joe"\ntable report {{ a }}\n{rules}\n')
+    machine.put("rules.conf", "accept for any relay\n")
     machine.put("/etc/mail/outer.conf", 'include "/nowhere"\ninclude "/etc/mail/outer.conf"\n'
                                         'include "/etc/mail/relay.conf"\n')
-    wrong = [str(error) for error in load(PATH, machine).errors if error.at.file == PATH]
+    wrong = [str(error) for error in load(PATH, machine, {"fixed": "rules.conf"}).errors if error.at.file == PATH]
     assert wrong == []
 
 
 @pytest.mark.parametrize("rules", [
     "match from any \\\n reject", "match from any reject", "# reject\nmatch from any reject",
-    'include "/etc/mail/modern.conf"\nmatch from any reject', 'include "a\0b"', 'include "/nowhere"',
+    'include "/etc/mail/modern.conf"\nmatch from any reject', 'include "a\0b"', 'include "/nowhere"', "include $none",
 ])
 def test_today_s_rules_do_not_make_a_file_yesterday_s(rules: str) -> None:
     found = load(PATH, Everything(f"queue compression gzip\n{rules}\n"))

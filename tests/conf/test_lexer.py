@@ -114,6 +114,8 @@ def test_backslashes(text: str, tokens: list[tuple[Kind, str]]) -> None:
     ("\0", "NUL"),
     ("\ufeffa", "byte order mark"),
     ("a\u00a0b", "no-break space"),
+    ("a\rb", "carriage return"),
+    ("\udcff", "octet 0xFF"),
     ('"\udcff"', "not UTF-8"),
     (f'"{"x" * (TOKEN_MAX + 1)}"', "too long"),
     ("é x", ""),

@@ -200,6 +200,13 @@ def test_warnings(text: str, warning: str) -> None:
     assert [one[: len(warning)] for one in warnings(text)] == ([warning] if warning else [])
 
 
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
+def test_utf_16_is_named(codec: str) -> None:
+    data = "\ufeff".encode("utf-16-be") * (codec != "utf-16") + "listen on lo\n".encode(codec)
+    found = load(PATH, Machine(data)).errors
+    assert [one.message for one in found] == ["smtpd.conf is UTF-16; make it UTF-8 with: iconv -f UTF-16 -t UTF-8"]
+
+
 def test_includes_have_an_end() -> None:
     machine = Machine()
     for number in range(40):

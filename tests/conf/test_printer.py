@@ -153,6 +153,28 @@ def test_the_spelling() -> None:
         assert line in lines
 
 
+def test_what_a_command_or_url_calls_a_password_is_masked() -> None:
+    there = machine("""
+        table t proc-exec "/bin/table --password SECRET1 -x"
+        table u { "smtps://joe:SECRET2@host.example" }
+        proc p "PASSWORD=SECRET3 /bin/p --conf /etc/p"
+        mda wrapper w "/bin/w --token=SECRET4 %{mda}"
+        action m mda "/bin/m -u joe:SECRET5 --key /etc/k" wrapper w
+        action r relay host <u>
+        match for domain <t> action m
+    """)
+    there.put("/bin/table", "", mode=0o755)
+    found = load(PATH, there).config
+    assert found is not None
+    shown, whole = text(masked(found)), text(found)
+    assert whole.count("SECRET") == 5
+    assert "SECRET" not in shown
+    for rest in ("/bin/table --password '*******' -x", "smtps://joe:*******@host.example", "/bin/p --conf /etc/p",
+                 "--token=******* %{mda}", "/bin/m -u joe:******* --key /etc/k"):
+        assert rest in shown
+    assert "SECRET" not in str(builtins(masked(found)))
+
+
 def test_what_is_masked_is_nobody_s_configuration() -> None:
     shown = text(masked(sample()))
     for line in ["srs key ********", "queue encryption ********", 'table users { "joe" = ******** }',

@@ -27,6 +27,14 @@ def shown(text: str) -> str:
     "queue encryption key SECRET",
     'action x relay host smtps://user:SECRET@host.example bogus',
     'action x relay host "smtps://user:SECRET@host.example" bogus',
+    'proc p "/bin/p --password SECRET" bogus',
+    'proc p "/bin/p --password=SECRET -x" bogus',
+    "proc p '/bin/p --db-password \"SECRET\"' bogus",
+    'action x mda "PASSWORD=SECRET /bin/p" bogus',
+    'action x mda "API_TOKEN=SECRET /bin/p" bogus',
+    'filter f proc-exec "p -token SECRET" bogus',
+    'table t proc-exec "/bin/curl -u joe:SECRET https://x" bogus',
+    'mda wrapper w "/bin/curl --user joe:SECRET https://x" bogus',
 ])
 def test_words(text: str) -> None:
     found = shown(text)
@@ -48,4 +56,7 @@ def test_the_caret_stays_under_its_word() -> None:
 
 def test_what_is_no_secret_is_shown() -> None:
     assert 'listen on lo port nope' in shown("listen on lo port nope")
+    for line in ("table secret passwd:/etc/passwd bogus", "action x relay host h auth <secret> bogus",
+                 "proc p '/bin/p --password-file /etc/p --key /etc/k -u joe' bogus", "listen on lo tag pass bogus"):
+        assert line in shown(line)
     assert "smtps://label@host.example bogus" in shown("action x relay host smtps://label@host.example bogus")

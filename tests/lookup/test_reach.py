@@ -1,6 +1,7 @@
 """lookup.reach: rules that can never match, and relays that are open to anybody; never a false alarm."""
 
 import itertools
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,29 @@ UNREACHABLE = [
     "match for domain regex \"^a\" reject\nmatch for domain regex \"^a\" reject",
     "match tag inside reject\nmatch tag inside from socket reject",
 ]
+TOGETHER = [
+    ("match for domain a reject", "match for domain b reject", "match for domain { a, b } reject"),
+    ("match auth for any reject", "match !auth for any reject", "match for any tls reject"),
+    ("match from local for any reject", "match !from local for any reject", "match from any for any reject"),
+    ("match from any for domain a reject", "match from any !for domain a reject", "match from any for local reject"),
+    ("match for domain a auth reject", "match for domain b reject", "match for domain a !auth reject",
+     "match for domain { b, a } reject"),
+    ('match from src 10.0.0.0/9 for any reject', "match from src 10.128.0.0/9 for any reject",
+     'match from src { 10.1.0.0/16, 10.200.0.0/16 } for any reject'),
+    ("match tls for any reject", "match !tls auth for any reject", "match !tls !auth for any reject",
+     "match for any reject"),
+    ('match for any mail-from "@x.example" reject', "match for any mail-from joe reject",
+     "match for any mail-from { jim@x.example, joe } reject"),
+    ("match for domain regex a reject", "match for domain regex b reject", "match for domain regex { a, b } reject"),
+    ("match for domain <file> reject", "match !for domain <file> reject", "match for local reject"),
+]
 REACHABLE = [
+    "match for domain a reject\nmatch for domain b auth reject\nmatch for domain { a, b } reject",
+    "match auth for any reject\nmatch !auth for local reject\nmatch for any reject",
+    "match for domain <file> reject\nmatch for domain one.example reject\nmatch for domain { one.example, z } reject",
+    "match for domain regex a reject\nmatch for domain b reject\nmatch for domain { a, b } reject",
+    "match from rdns a for any reject\nmatch !from rdns a for any reject\nmatch from any for any reject",
+    "match from socket for any reject\nmatch !from socket for any reject\nmatch from any for any reject",
     "match for domain x reject\nmatch for domain y reject",
     "match for domain x auth reject\nmatch for domain x reject",
     "match for domain x reject\nmatch for domain regex x reject",
@@ -93,6 +116,32 @@ def test_a_rule_that_comes_too_late(rules: str) -> None:
     assert [(str(at), message) for at, message in unreachable(config(rules))] == [(
         f"smtpd.conf:{first + 1}:1",
         f"this rule never matches: the one at smtpd.conf:{first}:1 takes all that it would")]
+
+
+@pytest.mark.parametrize("rules", TOGETHER)
+def test_a_rule_that_comes_too_late_after_several(rules: tuple[str, ...]) -> None:
+    first = SETUP.count("\n") + 1
+    places = " and ".join(f"smtpd.conf:{first + number}:1" for number in range(len(rules) - 1))
+    assert [(str(at), message) for at, message in unreachable(config("\n".join(rules)))] == [(
+        f"smtpd.conf:{first + len(rules) - 1}:1",
+        f"this rule never matches: those at {places} together take all that it would")]
+
+
+def test_only_those_are_named_that_are_needed() -> None:
+    rules = ["tls for any", "for domain a", "auth for domain c", "for domain b", "for domain { a, b }"]
+    found = list(unreachable(config("\n".join(f"match {one} reject" for one in rules))))
+    first = SETUP.count("\n") + 1
+    assert [message for _, message in found] == [
+        f"this rule never matches: those at smtpd.conf:{first + 1}:1 and smtpd.conf:{first + 3}:1 together take all "
+        "that it would"]
+
+
+def test_of_very_many_only_some_are_named() -> None:
+    rules = [f"match for domain d{n} reject" for n in range(9)]
+    listed = ", ".join(f"d{n}" for n in range(9))
+    (found,) = unreachable(config("\n".join([*rules, f"match for domain {{ {listed} }} reject"])))
+    assert found.message.count("smtpd.conf:") == 4
+    assert "and 5 more together" in found.message
 
 
 @pytest.mark.parametrize("rules", REACHABLE)
@@ -240,3 +289,11 @@ def test_many_rules_take_no_time() -> None:
     text = "".join(f"match from src 10.{n}.0.0/16 for domain {{ a{n}.example, b{n}.example }} reject\n"
                    for n in range(100))
     assert warnings(config(text)) == []
+
+
+def test_many_rules_of_which_each_takes_a_little_take_no_time() -> None:
+    kinds = ["for domain d{n}", "mail-from joe@d{n}", "helo d{n}", "!tls for domain d{n}"]
+    text = "".join(f"match from any {kinds[n % 4].format(n=n)} reject\n" for n in range(200))
+    began = time.process_time()
+    assert warnings(config(text + "match from any for any reject\n" * 1)) == []
+    assert time.process_time() - began < 10

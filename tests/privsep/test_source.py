@@ -40,6 +40,9 @@ def test_files(tmp_path: Path) -> None:
     assert source.glob(f"{tmp_path}/*.conf") == [str(path), str(tmp_path / "b.conf")]
     with pytest.raises(FileNotFoundError):
         source.read(str(tmp_path / "none"))
+    assert source.read(os.devnull) == b""
+    with pytest.raises(OSError, match="Not a regular file"):
+        source.read("/dev/zero")
     with pytest.raises(IsADirectoryError):
         source.read(str(tmp_path))
 
