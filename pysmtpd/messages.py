@@ -17,7 +17,7 @@ from pysmtpd.imsg import BODY_MAX, CHUNK_MAX, Message, declare
 
 PARENT, CONF, CONTROL, LKA = Proc.PARENT, Proc.CONF, Proc.CONTROL, Proc.LKA
 QUEUE, SCHEDULER, SMTP, MTA, MDA = Proc.QUEUE, Proc.SCHEDULER, Proc.SMTP, Proc.MTA, Proc.MDA
-WORKER, CLIENT, AUTH = Proc.WORKER, Proc.CLIENT, Proc.AUTH
+WORKER, CLIENT, AUTH, HOME = Proc.WORKER, Proc.CLIENT, Proc.AUTH, Proc.HOME
 
 Chunk = Annotated[bytes, Meta(max_length=CHUNK_MAX)]
 Text = Annotated[str, Meta(max_length=1024)]
@@ -717,9 +717,12 @@ class MdaWorkerStop(Message):
     reqid: U64
 
 
+FORWARD_MAX = 4096                 # octets of a .forward, and one more is too many
+
+
 @declare(0xC5, LKA >> PARENT)
 class ForwardOpen(Message):
-    """Open the .forward of a user.  The parent looks a user of the system up itself, and judges home and file."""
+    """Open the .forward of a user.  Who a user of the system is, and home and file, is judged again."""
 
     reqid: U64
     action: Name                   # that the recipient has come to
@@ -736,14 +739,15 @@ class ForwardState(enum.IntEnum):
     REFUSED = 2                    # it is there, and may not be used
 
 
-@declare(0xC6, PARENT >> LKA, fd=True)
+@declare(0xC6, HOME >> PARENT, PARENT >> LKA, fd=True)
 class ForwardOpened(Message):
-    """The file, checked, not read."""
+    """The checked file's first FORWARD_MAX octets, in a pipe: nothing but a pipe, so that no file system can make
+    parent or lka wait."""
 
     reqid: U64
 
 
-@declare(0xC7, PARENT >> LKA)
+@declare(0xC7, HOME >> PARENT, PARENT >> LKA)
 class ForwardMissing(Message):
     """There is none for lka."""
 
@@ -843,6 +847,58 @@ class TableStop(Message):
     """Its program must end."""
 
     table: Name
+
+
+# --- the parent, and who goes where one may hang -----------------------------------------------------
+
+
+@declare(0xD8, PARENT >> HOME)
+class HomeUser(Message):
+    """Who is this user of the system?"""
+
+    reqid: U64
+    user: Name
+
+
+@declare(0xD9, PARENT >> HOME)
+class HomeMember(Message):
+    """Does the system itself give this user this group?"""
+
+    reqid: U64
+    uid: U32
+    gid: U32
+
+
+@declare(0xDA, PARENT >> HOME)
+class HomeMailbox(Message):
+    """Make the mailbox of this user, unless there is one."""
+
+    reqid: U64
+    user: Name
+    uid: U32
+
+
+@declare(0xDB, PARENT >> HOME)
+class HomeForward(Message):
+    """Open the .forward in a home; user is empty when it is none of the system.  Answered by ForwardOpened or
+    ForwardMissing."""
+
+    reqid: U64
+    user: Name
+    uid: U32
+    home: Text
+
+
+@declare(0xDC, HOME >> PARENT)
+class HomeTold(Message):
+    """uid, gid and home of a user; gid of a mailbox's directory; otherwise why not."""
+
+    reqid: U64
+    found: Found
+    uid: U32
+    gid: U32
+    home: Text
+    why: Text
 
 
 # --- smtpctl, control, and the processes control asks -----------------------------------------------

@@ -20,7 +20,6 @@ from pysmtpd.base import logline
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import CHILDREN, PROCS, Proc, User
 from pysmtpd.base.struct import Frozen
-from pysmtpd.base.text import line_of
 from pysmtpd.base.trace import SILENT, Trace
 from pysmtpd.imsg import ImsgError
 from pysmtpd.messages import (
@@ -29,6 +28,7 @@ from pysmtpd.messages import (
     ForwardMissing,
     ForwardOpen,
     ForwardOpened,
+    HomeTold,
     LogReopen,
     LogSocket,
     MdaWorkerStart,
@@ -45,8 +45,8 @@ from pysmtpd.messages import (
     TableStop,
     UserTold,
 )
-from pysmtpd.privsep import delivery, doors, jail, keyfiles, listen, log, notify, spawn, startup
-from pysmtpd.privsep.delivery import NoForward
+from pysmtpd.privsep import doors, forwards, jail, keyfiles, listen, log, notify, spawn, startup
+from pysmtpd.privsep.homes import Homes
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.loop import Loop
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
@@ -59,7 +59,6 @@ from pysmtpd.readconf import Job
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
-WHY_MAX = 1024                     # octets
 STOP_ORDER: tuple[tuple[Proc, ...], ...] = (
     (Proc.SMTP,), (Proc.MTA, Proc.MDA), (Proc.CONTROL, Proc.LKA, Proc.SCHEDULER), (Proc.QUEUE,),
 )
@@ -90,6 +89,7 @@ class Parent(Process):
         self.manager = ""                         # the socket it hears us on
         self._lock = lock
         self._pids: dict[int, tuple[Proc, int]] = {}
+        self.homes = Homes(self)
         self._workers = Workers(self)
         self._passwords = PasswordChecks()
         self._programs = Programs(who)
@@ -322,6 +322,7 @@ class Parent(Process):
         if self._stage == len(STOP_ORDER):
             self._workers.stop_all()
             self._passwords.stop_all()
+            self.homes.stop_all()
             self._programs.stop_all()
             self.loop.stop()
             return
@@ -348,7 +349,7 @@ class Parent(Process):
                 break
             if pid == 0:
                 break
-            if self._workers.gone(pid, status) or self._passwords.gone(pid):
+            if self._workers.gone(pid, status) or self._passwords.gone(pid) or self.homes.gone(pid):
                 continue
             if (table := self._programs.gone(pid)) is not None:
                 self.log(f"info: the program of table {table} {spawn.cause(status)}", Level.DEBUG)
@@ -373,7 +374,9 @@ class Parent(Process):
 
     def peer_lost(self, peer: Peer, reason: str) -> None:
         """SIGCHLD tells of a dead child; a child that speaks nonsense is taken down here."""
-        if reason != "socket closed":
+        if peer.proc is Proc.HOME:
+            self.homes.lost(peer, reason)
+        elif reason != "socket closed":
             self.log(f"parent: process {peer.proc.value} {reason}", Level.CRIT)
             self.stop(1)
 
@@ -393,13 +396,15 @@ class Parent(Process):
 
     @handles(ForwardOpen)
     def forward_open(self, peer: Peer, ask: ForwardOpen) -> None:
-        try:
-            delivery.judge_forward(self.config, ask, self.who)
-            fd = delivery.open_forward(ask.home, ask.uid)
-        except NoForward as failure:
-            peer.send(ForwardMissing(ask.reqid, failure.state, line_of(str(failure).encode(), WHY_MAX)))
-            return
-        peer.send(ForwardOpened(ask.reqid), fd)
+        forwards.open_forward(self.homes, self.config, self.who, peer, ask)
+
+    @handles(HomeTold, ForwardMissing)
+    def home_told(self, peer: Peer, told: HomeTold | ForwardMissing) -> None:
+        self.homes.answered(peer, told)
+
+    @handles(ForwardOpened)
+    def home_opened(self, peer: Peer, told: ForwardOpened) -> None:
+        self.homes.answered(peer, told, peer.claim_fd())
 
     # passwords of system users
 

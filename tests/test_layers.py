@@ -39,6 +39,7 @@ ALSO: dict[str, set[str]] = {
     "privsep/certificate.py": {"conf.source"},
     "privsep/reexec.py": set(),
     "deliver/worker.py": {"privsep.jail"},
+    "lookup/build.py": {"privsep.passwd"},
     "lookup/system_users.py": {"privsep.jail"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.
     "readconf.py": {"conf", "privsep", "lookup.reach", "lookup.trial"},

@@ -3,7 +3,7 @@
 import os
 import pwd
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -30,6 +30,8 @@ from pysmtpd.messages import (
     WorkerKind,
 )
 from pysmtpd.parent import Options, Parent
+from pysmtpd.privsep import home
+from pysmtpd.privsep.homes import Tell
 from pysmtpd.privsep.log import Log
 from pysmtpd.privsep.password_checks import AT_ONCE
 from pysmtpd.privsep.process import Birth
@@ -64,6 +66,12 @@ class Mda:
             os.close(fd)
 
 
+class Bare(NamedTuple):
+    """In place of the children that may hang."""
+
+    ask: Any
+
+
 class Fixture:
     """A parent that was not started, and cannot start anything."""
 
@@ -73,7 +81,11 @@ class Fixture:
         who = Identities(1, 1, 2, 2, "" if privileged else ME)
         self.parent = Parent(birth, Log(stderr=True, verbose=False), Options(config="x"), who, -1)
         self.parent.config = CONFIG
+        self.parent.homes = cast(Any, Bare(self.ask_home))
+        self.asked_homes: list[Message] = []
+        self.hanging = False
         self.mda = Mda()
+        self.parent._peers[Proc.MDA] = [self.mda]  # type: ignore[list-item]
         self.started: list[list[str]] = []
         monkeypatch.setattr("pysmtpd.privsep.spawn.spawn", self._spawn)
         self.users = {
@@ -81,7 +93,14 @@ class Fixture:
             "root": _entry("root", 0), "alice": _entry("alice", 1000), "vmail": _entry("vmail", 2000),
             ME: pwd.getpwnam(ME),
         }
-        monkeypatch.setattr("pwd.getpwnam", self.users.__getitem__)
+
+    def ask_home(self, message: Message, _about: str, tell: Tell) -> None:
+        """In place of a child."""
+        self.asked_homes.append(message)
+        if self.hanging:
+            tell(None, None)
+        else:
+            tell(*home.answer(message, self.users.get))
 
     def _spawn(self, _module: str, arguments: list[str], _sock: object, **_: object) -> int:
         self.started.append(arguments)
@@ -90,7 +109,6 @@ class Fixture:
     def with_lka(self) -> "Mda":
         lka = Mda()
         self.parent._peers[Proc.LKA] = [lka]  # type: ignore[list-item]
-        self.parent._peers[Proc.MDA] = [self.mda]  # type: ignore[list-item]
         self.parent.loop = cast(Any, self)
         return lka
 
@@ -189,15 +207,45 @@ def test_a_name_that_is_a_path_is_no_user(root: Fixture, name: str) -> None:
     ("virtual", "carol", 5000, "/nonexistent/carol", ForwardState.NONE, ""),
 ])
 def test_a_forward_file_is_opened_only_for_whom_an_action_asks(
-    root: Fixture, action: str, user: str, uid: int, home: str, state: ForwardState, why: str
+    root: Fixture, action: str, user: str, uid: int, home: str, state: ForwardState, why: str,
 ) -> None:
     lka = root.with_lka()
     root.parent.forward_open(lka, ForwardOpen(3, action, user, uid, home))  # type: ignore[arg-type]
     assert lka.sent == [ForwardMissing(3, state, why)]
 
 
+def test_who_hangs_means_later(root: Fixture) -> None:
+    root.hanging = True
+    refused = MdaWorkerRefused(1, True, "Temporary failure in user lookup")
+    assert root.ask("maildir", "alice", WorkerKind.USER) == refused
+    lka = root.with_lka()
+    root.parent.forward_open(lka, ForwardOpen(3, "maildir", "alice", 1000, "/home/alice"))  # type: ignore[arg-type]
+    why = "/home/alice/.forward: not opened within 10 seconds"
+    assert lka.sent == [ForwardMissing(3, ForwardState.TEMPORARY, why)]
+    root.parent.worker_start(root.mda, MdaWorkerStart(1, "virtual", "carol", WorkerKind.USER))  # type: ignore[arg-type]
+    asked = lka.sent[-1]
+    assert isinstance(asked, UserAsk)
+    root.parent.user_told(lka, UserTold(asked.reqid, Found.YES, 5000, 8, "/x"))  # type: ignore[arg-type]
+    assert root.mda.sent[-1] == refused
+    assert root.parent._workers._asking == {} and root.started == []
+
+
+def test_a_userbase_names_no_owner_of_another_users_mailbox(
+    root: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
+    action = Action(name="boxes", method=Method.MBOX, userbase="vusers")
+    root.parent.config = replace(CONFIG, actions={"boxes": action})
+    lka = root.with_lka()
+    root.parent.worker_start(root.mda, MdaWorkerStart(1, "boxes", "root", WorkerKind.MBOX))  # type: ignore[arg-type]
+    asked = lka.sent[-1]
+    assert isinstance(asked, UserAsk)
+    root.parent.user_told(lka, UserTold(asked.reqid, Found.YES, 5000, 5000, "/x"))  # type: ignore[arg-type]
+    assert root.mda.sent == [MdaWorkerRefused(1, False, "root is another user of the system")]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_name_that_no_system_has(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()                 # the real getpwnam raises ValueError for a NUL
     refused = root.ask("maildir", "a\0b", WorkerKind.USER)
     assert isinstance(refused, MdaWorkerRefused) and not refused.temporary
 

@@ -34,6 +34,7 @@ class Proc(enum.Enum):
     WORKER = "worker"
     CLIENT = "client"
     AUTH = "auth"
+    HOME = "home"
 
     def __rshift__(self, other: "Proc") -> Route:
         return Route(self, other)
@@ -86,7 +87,7 @@ def _role(proc: Proc, user: User, jail: Jail, peers: str, packages: str, secrets
 PROCS: dict[Proc, Role] = {
     role.proc: role
     for role in (
-        _role(Proc.PARENT, User.ROOT, Jail.NONE, "conf control lka queue scheduler smtp mta mda", "", "",
+        _role(Proc.PARENT, User.ROOT, Jail.NONE, "conf control lka queue scheduler smtp mta mda home", "", "",
               "starts and reaps; listens, opens keys, starts deliveries as a user"),
         _role(Proc.CONF, User.ROOT, Jail.NONE, "parent control lka queue scheduler smtp mta mda", "conf",
               "keys credentials srs",
@@ -111,6 +112,8 @@ PROCS: dict[Proc, Role] = {
               "one user's deliveries; a hostile peer by definition"),
         _role(Proc.AUTH, User.ROOT, Jail.NONE, "lka", "lookup", "credentials",
               "checks one password of a system user, and leaves"),
+        _role(Proc.HOME, User.ROOT, Jail.NONE, "parent", "", "",
+              "goes for the parent where one may hang: asks who users are, opens .forward, makes mailboxes"),
         _role(Proc.CLIENT, User.CALLER, Jail.NONE, "control", "", "",
               "smtpctl, under each of its names; never trusted"),
     )

@@ -10,10 +10,11 @@ from pysmtpd.conf.config import Table as TableConf
 from pysmtpd.lookup.keeper import Keeper
 from pysmtpd.lookup.table import AnyTable, TableError, Tables
 from pysmtpd.lookup.table_file import FileTable
-from pysmtpd.lookup.table_getpwnam import GetpwnamTable, Passwd
+from pysmtpd.lookup.table_getpwnam import GetpwnamTable
 from pysmtpd.lookup.table_reload import Reloaded
 from pysmtpd.lookup.table_static import StaticTable, UnknownTable
 from pysmtpd.lookup.userinfo import GETPWNAM
+from pysmtpd.privsep.passwd import Passwd
 
 
 class Means(NamedTuple):

@@ -20,7 +20,7 @@ from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import ALIAS_USER, Action, Config, Criterion, Method
 from pysmtpd.lookup import forward, members, notices
 from pysmtpd.lookup.facts import Facts
-from pysmtpd.lookup.forward import FORWARD_MAX, FORWARD_NODES_MAX, Forward, Included, Opening, User
+from pysmtpd.lookup.forward import FORWARD_NODES_MAX, Forward, Included, Opening, User
 from pysmtpd.lookup.match import tagged
 from pysmtpd.lookup.members import Kind, Members
 from pysmtpd.lookup.memo import NEXT_TURN, Asked, Memo, Pending
@@ -40,6 +40,7 @@ from pysmtpd.lookup.order import forms
 from pysmtpd.lookup.ruleset import Decision, Ruleset
 from pysmtpd.lookup.table import Service, TableError, Tables
 from pysmtpd.lookup.userinfo import GETPWNAM, UserInfo, userinfo
+from pysmtpd.messages import FORWARD_MAX
 
 DEPTH_MAX = 10
 NODES_MAX = 20_000                 # of one recipient

@@ -1,6 +1,6 @@
 """A user's .forward (forward(5)) and :include: files: asked for when an expansion comes to them, read with bounds.
 
-The parent opens .forward, because only root may; lka gets the descriptor of a file that was checked, and no other.
+The parent has .forward opened, because only root may; lka gets what a file holds that was checked, and no other.
 """
 
 import asyncio
@@ -10,20 +10,18 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 from pysmtpd.lookup.members import BadMember, Kind, Members, parse
 from pysmtpd.lookup.memo import UNKNOWN_YET, Unknown
-from pysmtpd.messages import ForwardState
+from pysmtpd.messages import FORWARD_MAX, ForwardState
 
-FORWARD_MAX = 4096                 # octets, and one more is too many
 FORWARD_NODES_MAX = 100
 INCLUDE_MAX = 4 * 1024 * 1024      # octets
-TIMEOUT = 30.0                     # seconds for the parent to open, and to read
+TIMEOUT = 30.0                     # seconds for the parent, which has its own limit
 ABSENT_KEPT = 2.0                  # seconds that nobody is asked again for a file that was not there
 ABSENT_MAX = 4096
-READERS = 4                        # threads
 
 _CONTINUED = re.compile(r"(?<!\\)((?:\\\\)*)\\\n")
 _COMMENT = re.compile(r"(?<!\\)#.*")
@@ -112,9 +110,8 @@ class Forwards:
         self._ask = ask
         self._clock = clock
         self._number = 0
-        self._asked: dict[int, asyncio.Future[int | Forward]] = {}
+        self._asked: dict[int, asyncio.Future[Forward]] = {}
         self._absent: dict[User, float] = {}
-        self._threads = ThreadPoolExecutor(READERS, "forward")
 
     def known(self, user: User) -> Forward | Unknown:
         """That there was none a moment ago: most users have none."""
@@ -124,14 +121,12 @@ class Forwards:
         """The .forward of a user, within a bounded time."""
         self._number += 1
         number = self._number
-        future: asyncio.Future[int | Forward] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Forward] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         try:
             self._ask(number, user)
             async with asyncio.timeout(TIMEOUT):
                 found = await future
-                if isinstance(found, int):
-                    found = await self._read(found)
         except TimeoutError:
             return Forward(Opening.TEMPORARY, b"", f"{user.home}/.forward: not opened within {TIMEOUT:g} seconds")
         finally:
@@ -143,19 +138,12 @@ class Forwards:
             self._absent[user] = self._clock() + ABSENT_KEPT
         return found
 
-    async def _read(self, fd: int) -> Forward:
-        job = self._threads.submit(read_open, fd)
-        # Given up before a thread came to it.
-        job.add_done_callback(lambda done: os.close(fd) if done.cancelled() else None)
-        return await asyncio.wrap_future(job)
-
     def opened(self, number: int, fd: int) -> None:
-        """A descriptor, ours from now on."""
+        """A descriptor, ours from now on: a pipe that everything is in already, so that nobody waits."""
+        found = read_open(fd)
         future = self._asked.get(number)
-        if future is None or future.done():
-            os.close(fd)
-        else:
-            future.set_result(fd)
+        if future is not None and not future.done():
+            future.set_result(found)
 
     def missing(self, number: int, why: Forward) -> None:
         """There is none."""

@@ -46,7 +46,7 @@ def judge_action(config: Config, ask: MdaWorkerStart, users: Sequence[str]) -> A
         raise Refused(True, "not what the action says")
     if len(users) >= config.limits.mda_max_session or users.count(ask.user) >= config.limits.mda_max_session_per_user:
         raise Refused(True, "too many deliveries")
-    if "/" in ask.user or ask.user in ("", ".", ".."):
+    if "/" in ask.user or "\0" in ask.user or ask.user in ("", ".", ".."):
         raise Refused(False, f"delivery user '{ask.user}' does not exist")
     return action
 
@@ -56,16 +56,15 @@ def userbase_of(action: Action, user: str) -> str:
     return "" if action.user or user == ALIAS_USER else action.userbase
 
 
-def system_user(user: str) -> pwd.struct_passwd:
-    """An entry of the system's users.  Raises Refused."""
-    try:
-        return pwd.getpwnam(user)
-    except (KeyError, ValueError):     # no such user, or a NUL in its name
-        raise Refused(False, f"delivery user '{user}' does not exist") from None
+def needs_membership(gid: int, who: Identities) -> bool:
+    """Whether a userbase gives a group that only the system can give."""
+    return who.privileged and gid < SYSTEM_GIDS
 
 
-def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, system: bool) -> None:
-    """Whether a worker may become this user at all.  Raises Refused."""
+def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, system: bool,
+               member: bool = False) -> None:
+    """Whether a worker may become this user at all.  system: the system told who that is, and not a userbase; member:
+    it was asked, and the user has the group.  Raises Refused."""
     name = entry.pw_name
     if not 0 <= entry.pw_uid < ID_LIMIT or not 0 <= entry.pw_gid < ID_LIMIT or "\0" in entry.pw_dir:
         raise Refused(False, f"MDA not allowed to deliver to: {name}")
@@ -76,35 +75,22 @@ def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, s
         raise Refused(False, f"MDA not allowed to deliver to: {name}")
     if not who.privileged and entry.pw_uid != os.geteuid():
         raise Refused(False, f"not root: cannot deliver to {name}")
-    if who.privileged and not system and entry.pw_gid < SYSTEM_GIDS and not _is_member(entry.pw_uid, entry.pw_gid):
+    if not system and needs_membership(entry.pw_gid, who) and not member:
         # What a userbase says comes through lka.  Groups such as disk and shadow open what root's files are.
         raise Refused(False, f"MDA not allowed to deliver to: {name} with group {entry.pw_gid} of the system")
 
 
-def _is_member(uid: int, gid: int) -> bool:
-    """Whether the system itself gives a user this group."""
-    try:
-        entry = pwd.getpwuid(uid)
-        return gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
-    except (KeyError, OverflowError):
-        return False
-
-
-def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> None:
-    """Whether a local action could ask for this user's .forward.  Raises NoForward."""
+def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> str:
+    """Whether a local action could ask for this user's .forward.  Returns the user of the system whom it has to be;
+    empty: a userbase says who that is.  Raises NoForward."""
     action = config.actions.get(ask.action)
     if action is None or action.is_relay or (action.user and action.user != ask.user):
         raise NoForward(ForwardState.REFUSED, "no action asks for it")
+    if "\0" in ask.user or not ask.user:
+        raise NoForward(ForwardState.REFUSED, "there is no such user")
     if not who.privileged and ask.uid != os.geteuid():
         raise NoForward(ForwardState.NONE, "")
-    if action.userbase:
-        return
-    try:
-        entry = pwd.getpwnam(ask.user)
-    except (KeyError, ValueError):
-        raise NoForward(ForwardState.REFUSED, f"there is no user {ask.user}") from None
-    if (entry.pw_uid, entry.pw_dir) != (ask.uid, ask.home):
-        raise NoForward(ForwardState.TEMPORARY, f"{ask.user} has another home directory")
+    return "" if action.userbase else ask.user
 
 
 def open_forward(home: str, uid: int) -> int:

@@ -1,21 +1,26 @@
 """The delivery workers, for the parent: who is asked for, who that is, and those that run.
 
 A request is judged by privsep.delivery.  A user of a userbase is looked up by lka, which may be wrong: what it says
-is judged like everything else."""
+is judged like everything else.  One of the system is looked up, and a mailbox made, by who may hang (privsep.home)."""
 
 import asyncio
-import os
 import pwd
 import signal
 import socket
+from functools import partial
 from typing import Protocol
 
 from pysmtpd.base import paths
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import Frozen
 from pysmtpd.conf.config import Config
+from pysmtpd.imsg import Message
 from pysmtpd.messages import (
     Found,
+    HomeMailbox,
+    HomeMember,
+    HomeTold,
+    HomeUser,
     MdaWorkerExited,
     MdaWorkerRefused,
     MdaWorkerStart,
@@ -24,8 +29,9 @@ from pysmtpd.messages import (
     UserTold,
     WorkerKind,
 )
-from pysmtpd.privsep import delivery, listen, spawn
+from pysmtpd.privsep import delivery, spawn
 from pysmtpd.privsep.delivery import Refused
+from pysmtpd.privsep.homes import Homes
 from pysmtpd.privsep.mproc import Peer, pair, refuse_descriptors
 from pysmtpd.privsep.startup import Identities
 
@@ -43,6 +49,7 @@ class Starter(Protocol):
     """What is needed of the parent."""
 
     config: Config
+    homes: Homes
     loop: asyncio.AbstractEventLoop
     who: Identities
 
@@ -57,7 +64,7 @@ class Workers:
     def __init__(self, parent: Starter) -> None:
         self._parent = parent
         self.running: dict[int, Worker] = {}           # by pid
-        self._asking: dict[int, MdaWorkerStart] = {}   # until lka has told who the user is
+        self._asking: dict[int, MdaWorkerStart] = {}   # until it is known who the user is
 
     def start(self, peer: Peer, ask: MdaWorkerStart) -> None:
         """mda asks for one."""
@@ -65,50 +72,102 @@ class Workers:
         users = [worker.user for worker in self.running.values()] + [one.user for one in self._asking.values()]
         try:
             action = delivery.judge_action(parent.config, ask, users)
-            userbase = delivery.userbase_of(action, ask.user)
-            if not userbase:
-                self._start_for(peer, ask, delivery.system_user(ask.user), system=True)
-                return
         except Refused as refused:
             peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
             return
         number = parent.new_reqid()
         self._asking[number] = ask
-        parent.peer(Proc.LKA).send(UserAsk(number, userbase, ask.user))
-        parent.loop.call_later(USER_TIMEOUT, self.told, UserTold(number, Found.TEMPFAIL, 0, 0, ""))
+        userbase = delivery.userbase_of(action, ask.user)
+        if userbase:
+            parent.peer(Proc.LKA).send(UserAsk(number, userbase, ask.user))
+            parent.loop.call_later(USER_TIMEOUT, self.told, UserTold(number, Found.TEMPFAIL, 0, 0, ""))
+        else:
+            parent.homes.ask(HomeUser(number, ask.user), f"user/{ask.user}", partial(self._system_told, number))
 
     def told(self, told: UserTold) -> None:
         """lka says who a user is."""
-        ask = self._asking.pop(told.reqid, None)
+        ask = self._asking.get(told.reqid)
+        if ask is None:
+            return
+        if told.found is not Found.YES:
+            self._unknown(told.reqid, told.found)
+            return
+        entry = _entry(ask, told.uid, told.gid, told.home)
+        if delivery.needs_membership(told.gid, self._parent.who):
+            question = HomeMember(told.reqid, told.uid, told.gid)
+            self._parent.homes.ask(question, f"user/{told.uid}", partial(self._member_told, entry, told.reqid))
+        else:
+            self._judge(told.reqid, entry, system=False)
+
+    # what those tell who may hang
+
+    def _system_told(self, number: int, told: Message | None, _fd: int | None) -> None:
+        ask = self._asking.get(number)
+        if ask is None:
+            return
+        if not isinstance(told, HomeTold) or told.found is Found.TEMPFAIL:
+            self._unknown(number, Found.TEMPFAIL)
+        elif told.found is Found.NO:
+            self._refuse(number, Refused(False, f"delivery user '{ask.user}' does not exist"))
+        else:
+            self._judge(number, _entry(ask, told.uid, told.gid, told.home), system=True)
+
+    def _member_told(self, entry: pwd.struct_passwd, number: int, told: Message | None, _fd: int | None) -> None:
+        if not isinstance(told, HomeTold):
+            self._unknown(number, Found.TEMPFAIL)
+        else:
+            self._judge(number, entry, system=False, member=told.found is Found.YES)
+
+    def _mailbox_told(self, number: int, entry: pwd.struct_passwd, told: Message | None, _fd: int | None) -> None:
+        if not isinstance(told, HomeTold) or told.found is not Found.YES:
+            final = isinstance(told, HomeTold) and told.found is Found.NO
+            why = told.why if isinstance(told, HomeTold) else f"mailbox of {entry.pw_name}: cannot be made now"
+            self._refuse(number, Refused(not final, why))
+        else:
+            self._start(number, entry, told.gid)
+
+    # its end
+
+    def _unknown(self, number: int, found: Found) -> None:
+        temporary = found is Found.TEMPFAIL
+        text = "Temporary failure in user lookup" if temporary else "Permanent failure in user lookup"
+        self._refuse(number, Refused(temporary, text))
+
+    def _refuse(self, number: int, refused: Refused) -> None:
+        ask = self._asking.pop(number, None)
+        if ask is not None:
+            self._parent.peer(Proc.MDA).send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
+
+    def _judge(self, number: int, entry: pwd.struct_passwd, *, system: bool, member: bool = False) -> None:
+        ask, who = self._asking.get(number), self._parent.who
+        if ask is None:
+            return
+        try:
+            delivery.judge_user(entry, ask.kind, who, system=system, member=member)
+        except Refused as refused:
+            self._refuse(number, refused)
+            return
+        if ask.kind is WorkerKind.MBOX and who.privileged:
+            question = HomeMailbox(number, entry.pw_name, entry.pw_uid)
+            self._parent.homes.ask(question, f"{paths.MAIL_DIRECTORY}/{entry.pw_name}",
+                                   partial(self._mailbox_told, number, entry))
+        else:
+            self._start(number, entry, entry.pw_gid)
+
+    def _start(self, number: int, entry: pwd.struct_passwd, gid: int) -> None:
+        ask = self._asking.pop(number, None)
         if ask is None:
             return
         mda = self._parent.peer(Proc.MDA)
-        if told.found is Found.YES:
-            entry = pwd.struct_passwd((ask.user, "", told.uid, told.gid, "", told.home, ""))
-            self._start_for(mda, ask, entry, system=False)
-        else:
-            temporary = told.found is Found.TEMPFAIL
-            text = "Temporary failure in user lookup" if temporary else "Permanent failure in user lookup"
-            mda.send(MdaWorkerRefused(ask.reqid, temporary, text))
-
-    def _start_for(self, peer: Peer, ask: MdaWorkerStart, entry: pwd.struct_passwd, *, system: bool) -> None:
         try:
-            delivery.judge_user(entry, ask.kind, self._parent.who, system=system)
-            pid, sock = self._spawn(entry, ask.kind)
-        except Refused as refused:
-            peer.send(MdaWorkerRefused(ask.reqid, refused.temporary, str(refused)))
-            return
+            pid, sock = self._spawn(entry, gid, ask.kind)
         except OSError as error:
-            peer.send(MdaWorkerRefused(ask.reqid, True, f"{error.strerror}"))
+            mda.send(MdaWorkerRefused(ask.reqid, True, f"{error.strerror}"))
             return
         self.running[pid] = Worker(reqid=ask.reqid, user=ask.user)
-        peer.send(MdaWorkerStarted(ask.reqid, pid, entry.pw_dir), sock.detach())
+        mda.send(MdaWorkerStarted(ask.reqid, pid, entry.pw_dir), sock.detach())
 
-    def _spawn(self, entry: pwd.struct_passwd, kind: WorkerKind) -> tuple[int, socket.socket]:
-        gid = entry.pw_gid
-        if kind is WorkerKind.MBOX and self._parent.who.privileged:
-            gid = os.stat(paths.MAIL_DIRECTORY).st_gid
-            listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{entry.pw_name}", entry.pw_uid, gid)
+    def _spawn(self, entry: pwd.struct_passwd, gid: int, kind: WorkerKind) -> tuple[int, socket.socket]:
         mine, theirs = pair()
         arguments = [str(entry.pw_uid), str(gid), entry.pw_dir, entry.pw_name,
                      "mbox" if kind is WorkerKind.MBOX else "user", paths.MAIL_DIRECTORY]
@@ -138,3 +197,7 @@ class Workers:
         if not mda.closed:
             mda.send(MdaWorkerExited(worker.reqid, spawn.cause(status)))
         return True
+
+
+def _entry(ask: MdaWorkerStart, uid: int, gid: int, home: str) -> pwd.struct_passwd:
+    return pwd.struct_passwd((ask.user, "", uid, gid, "", home, ""))

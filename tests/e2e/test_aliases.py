@@ -3,14 +3,16 @@
 import os
 import pwd
 import shlex
+import signal
 import smtplib
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Start
 from tests.support import mail
-from tests.support.daemon import until
+from tests.support.daemon import alive, descendants, title, until
 
 CONF = """listen on 127.0.0.1 port {port}
 table aliases file:{where}/aliases
@@ -83,6 +85,31 @@ def test_a_forward_file_that_others_can_write_is_refused(
     with pytest.raises(smtplib.SMTPRecipientsRefused, match="524"):
         mail.send(port, "carol@localhost", "refused")
     daemon.until_logged(r"warn: lka: .*/carol/\.forward: insecure file")
+
+
+def test_a_home_that_hangs_stalls_nobody_else(
+    start: Start, port: int, recipient: pwd.struct_passwd, where: Path, box: Path
+) -> None:
+    """As on a file server that is away: who looks into the home does not come back."""
+    userbase(where, box, recipient, "carol", "dave", "eve")
+    daemon = start(USERBASE.format(port=port, where=where))
+    mail.send(port, "carol@localhost", "first")
+    [child] = [pid for pid in descendants(daemon.pid) if title(pid) == "pysmtpd: home"]
+    os.kill(child, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as threads:
+        sent = {threads.submit(mail.send, port, f"{name}@localhost", "beside"): name for name in ("dave", "eve")}
+        done, (hung,) = wait(sent, timeout=60, return_when=FIRST_COMPLETED)
+        other = sent[done.pop()]
+        until(lambda: mail.names_in(mail.maildir(box / other / "mail"))["beside"], "the message of the other")
+        assert not hung.done() and "given up" not in daemon.log
+        with pytest.raises(smtplib.SMTPRecipientsRefused, match="424"):
+            hung.result(60)
+    name = sent[hung]
+    daemon.until_logged(rf"warn: parent: .*/{name}: nothing for 1\d seconds: given up")
+    daemon.until_logged(rf"warn: lka: .*/{name}/\.forward: not opened within 10 seconds")
+    until(lambda: not alive(child), "the end of who hung")
+    mail.send(port, f"{name}@localhost", "again")
+    until(lambda: mail.names_in(mail.maildir(box / name / "mail"))["again"], "the message of who hung")
 
 
 def test_the_daemon_explains_what_it_does(start: Start, port: int, recipient: pwd.struct_passwd, where: Path,

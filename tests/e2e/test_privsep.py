@@ -209,5 +209,8 @@ def test_workers_are_the_recipients(start: Start, port: int, where: Path) -> Non
     assert status(worker, "Uid") == [str(nobody.pw_uid)] * 4
     assert status(worker, "Gid") == [str(nobody.pw_gid)] * 4
     assert status(worker, "Groups") == [str(nobody.pw_gid)]
+    home = daemon.pids()[Proc.HOME]    # who said who the recipient is
+    assert status(home, "NoNewPrivs") == ["1"] and Path(f"/proc/{home}/mem").stat().st_uid == 0
+    assert len(list(Path(f"/proc/{home}/fd").iterdir())) == 4
     maps = Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
     assert "libssl" not in maps and "_ssl" not in maps and "_asyncio" not in maps

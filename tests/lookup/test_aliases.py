@@ -10,10 +10,11 @@ import pytest
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.conf.config import Action, Method
 from pysmtpd.lookup.expand import DEPTH_MAX, SLICE, STEP_WORK, Expander
-from pysmtpd.lookup.forward import FORWARD_MAX, Forward, Included, Opening, User, read_file, read_include
+from pysmtpd.lookup.forward import Forward, Included, Opening, User, read_file, read_include
 from pysmtpd.lookup.memo import NEXT_TURN, UNKNOWN_YET, Memo, Pending, Unknown
 from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.table_static import StaticTable
+from pysmtpd.messages import FORWARD_MAX
 from tests.lookup.made import LOCAL_RULE, RELAY_RULE, DownTable, envelope, expander, run, settled
 
 TEMP, PERM = "424 4.2.4 Mailing list expansion problem", "524 5.2.4 Mailing list expansion problem"

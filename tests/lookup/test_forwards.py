@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pysmtpd.lookup import forward
-from pysmtpd.lookup.forward import ABSENT_KEPT, FORWARD_MAX, Forward, Forwards, Opening, User
+from pysmtpd.lookup.forward import ABSENT_KEPT, Forward, Forwards, Opening, User
 from pysmtpd.lookup.memo import UNKNOWN_YET
+from pysmtpd.messages import FORWARD_MAX
 from tests.lookup.made import Clock, run
 
 BOB = User("local", "bob", 1000, 1000, "/home/bob")

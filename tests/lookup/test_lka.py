@@ -35,7 +35,6 @@ from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.members import Kind
 from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.lookup.table import Service
-from pysmtpd.lookup.table_getpwnam import Passwd
 from pysmtpd.messages import (
     CtlDone,
     CtlExplain,
@@ -59,6 +58,7 @@ from pysmtpd.messages import (
     SmtpLookupName,
 )
 from pysmtpd.privsep.log import Log
+from pysmtpd.privsep.passwd import Passwd
 from pysmtpd.privsep.process import Birth
 from tests.lookup.made import (
     FOR_ANY,

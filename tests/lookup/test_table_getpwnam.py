@@ -6,10 +6,11 @@ import pwd
 
 import pytest
 
-from pysmtpd.lookup import table_getpwnam
 from pysmtpd.lookup.table import Service, TableError, Tables
-from pysmtpd.lookup.table_getpwnam import CACHE_MAX, KEPT, GetpwnamTable, Passwd
+from pysmtpd.lookup.table_getpwnam import CACHE_MAX, KEPT, GetpwnamTable
 from pysmtpd.lookup.table_slow import Question
+from pysmtpd.privsep import passwd
+from pysmtpd.privsep.passwd import Passwd
 from tests.lookup.made import Clock, run, settled
 
 BOB = pwd.struct_passwd(("bob", "x", 1000, 1000, "", "/home/bob", "/bin/sh"))
@@ -113,8 +114,8 @@ def test_the_system_knows_who_we_are_and_not_a_stranger() -> None:
 
 
 def test_the_system_may_be_unable_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    passwd = Passwd()
-    monkeypatch.setattr(passwd, "_ask", lambda _name: errno.ECONNREFUSED)
+    asked = Passwd()
+    monkeypatch.setattr(asked, "_ask", lambda _name: errno.ECONNREFUSED)
     with pytest.raises(ConnectionRefusedError):
-        passwd.find("no-such-user-here")
-    assert errno.ENOENT not in table_getpwnam._FAILURES
+        asked.find("no-such-user-here")
+    assert errno.ENOENT not in passwd._FAILURES

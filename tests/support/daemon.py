@@ -158,8 +158,8 @@ class Daemon:
         return next(pid for pid in (self.process.pid, *descendants(self.process.pid)) if title(pid) == PRIV)
 
     def pids(self) -> dict[Proc, int]:
-        """The running processes of the daemon."""
-        names = {f"pysmtpd: {proc.value}": proc for proc in CHILDREN}
+        """The running processes of the daemon; home comes when it is needed."""
+        names = {f"pysmtpd: {proc.value}": proc for proc in (*CHILDREN, Proc.HOME)}
         found = {Proc.PARENT: self.pid}
         for pid in descendants(self.pid):
             if title(pid) in names:
