@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections import deque
+from functools import partial
 
 from pysmtpd.base import idn, logline
 from pysmtpd.base.ids import MsgId
@@ -35,6 +36,7 @@ from pysmtpd.messages import (
     CtlPause,
     CtlSubmit,
     CtlSubmitReady,
+    Found,
     NameLookedUp,
     RcptExpanded,
     RenewFiles,
@@ -210,6 +212,21 @@ class Smtp(Host):
             self.stats.add("smtp.session", -1)
             if self._leaving and not self.crowd.clients:
                 self.leave()
+
+    def admit(self, client: Client, address: str) -> None:
+        if client.counted:
+            client.counted = False
+            self.limited.closed(client.address)
+        client.address = address
+        self.limited.admit(address, partial(self._admitted, client))
+
+    def _admitted(self, client: Client, limit: str, counts: bool) -> None:
+        if client.id not in self.crowd.clients:
+            if counts:
+                self.limited.closed(client.address)
+            return
+        client.counted = counts
+        client.answer(SmtpLookedUp(client.id, Found.NO if limit else Found.YES, limit))
 
     def auth_failed(self, client: Client, user: str) -> None:
         self.stats.add("smtp.auth.failed")

@@ -419,6 +419,35 @@ def test_who_does_not_speak_as_a_proxy_is_hung_up_on(houses: Callable[..., House
     assert not house.smtp.crowd.clients and not house.smtp.arrivals.preambles
 
 
+def test_limits_follow_the_client_that_a_proxy_names(houses: Callable[..., House]) -> None:
+    house = houses(client_limits=ClientLimits(max_conn_per_client=1, auth_fail=Rate(count=1, seconds=3600)),
+                   xclient_from="proxies")
+
+    def proxy(address: str) -> bytes:
+        client = house.call()
+        house.until(lambda: any(isinstance(message, SmtpLookup) for message in house.lka.sent))
+        [trust] = house.lka.take(SmtpLookup)
+        assert isinstance(trust, SmtpLookup) and trust.table == "proxies"
+        house.smtp.looked_up(house.lka, SmtpLookedUp(trust.reqid, Found.YES, ""))  # type: ignore[arg-type]
+        for ask in house.lka.take(SmtpLookupName):
+            assert isinstance(ask, SmtpLookupName)
+            name = NameLookedUp(ask.reqid, "localhost", Fcrdns.PASS)
+            house.smtp.name_looked_up(house.lka, name)  # type: ignore[arg-type]
+        assert house.hear(client).startswith(b"220 ")
+        client.send(f"XCLIENT ADDR={address} NAME=x.example\r\n".encode())
+        return house.hear(client)
+
+    assert proxy("192.0.2.1").startswith(b"220 ")
+    assert proxy("192.0.2.2").startswith(b"220 "), "the proxy's own address is free again"
+    assert proxy("192.0.2.1").startswith(b"421 4.7.0 Too many connections")
+    assert sorted(client.address for client in house.smtp.crowd.clients.values()) == ["192.0.2.1", "192.0.2.2"]
+    [first, _] = house.smtp.crowd.clients.values()
+    house.smtp.auth_failed(first, "joe")
+    assert house.smtp.limited.may_log_in("127.0.0.1") and not house.smtp.limited.may_log_in("192.0.2.1")
+    first.end()
+    assert proxy("192.0.2.1").startswith(b"220 ")
+
+
 def test_a_submission_gets_its_end_of_a_session(house: House) -> None:
     house.smtp.submit(house.control, CtlSubmit(7, 1000))  # type: ignore[arg-type]
     assert house.control.sent == [CtlSubmitReady(7)]

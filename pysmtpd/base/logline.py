@@ -31,6 +31,8 @@ SMTP_REFUSED_RCPT = '{id:016x} smtp refused-rcpt to=<{rcpt}> why="{why}"'  # our
 SMTP_BAD_INPUT = '{id:016x} smtp bad-input result="{result}"'
 SMTP_PROXY = "{id:016x} smtp event=proxy address={address}"
 SMTP_PROXY_CLOSED = 'proxy {id:016x} event=closed address={address} reason="{reason}"'
+SMTP_XCLIENT = "{id:016x} smtp xclient address={address} {said}"  # ours: which proxy, and what it said
+SMTP_XFORWARD = "{id:016x} smtp xforward msgid={msgid:08x} {said}"  # ours
 SMTP_LIMITED = "{id:016x} smtp limited address={address} limit={limit}"  # ours: fail2ban
 SMTP_OVERLOAD = "warn: smtp: clients hold {size} octets: those who hold most hear 421, {count} sessions end"  # ours
 SMTP_TOO_MANY = "warn: smtp: {count} sessions: further connections hear 421"  # ours

@@ -90,6 +90,7 @@ def canonical(config: Config) -> Config:
         listeners=tuple(names.listener(one) for one in config.listeners),
         actions={name: names.action(one) for name, one in config.actions.items()},
         rules=tuple(names.rule(one) for one in config.rules),
+        xclient_from=names.table(config.xclient_from), xforward_from=names.table(config.xforward_from),
         client_limits=replace(config.client_limits, exempt=names.table(config.client_limits.exempt)),
         filters=names.filters,
         tables=names.tables,

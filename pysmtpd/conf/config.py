@@ -360,6 +360,8 @@ class Config(Frozen):
     max_deferred: int = 100
     sub_addr_delim: str = "+"               # any of these characters
     smtp_ciphers: str = ""
+    xclient_from: str = ""                  # ours: tables of proxies that may say XCLIENT, and XFORWARD
+    xforward_from: str = ""
     smtp_workers: int = 1                   # ours: processes that share the listeners
     srs_key: Secret | None = None
     srs_backup: Secret | None = None
@@ -396,7 +398,8 @@ VIEWS: dict[Proc, frozenset[str]] = {
     # Not queue_key, before bodies are encrypted: nobody holds a secret that it does not use.
     Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
-    Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers"}),
+    Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers",
+                          "xclient_from", "xforward_from"}),
     Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
     Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
 }

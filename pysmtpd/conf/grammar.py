@@ -26,7 +26,7 @@ from pysmtpd.conf.classic import STATEMENTS as CLASSIC
 from pysmtpd.conf.classic import production
 from pysmtpd.conf.config import Ca, Pki, Secret
 from pysmtpd.conf.diagnostic import Refused, about, closest, shown
-from pysmtpd.conf.draft import FileUse
+from pysmtpd.conf.draft import FileUse, either
 from pysmtpd.conf.hints import unknown
 from pysmtpd.conf.lexer import File, Kind, Token
 from pysmtpd.conf.parser import Parser
@@ -277,8 +277,8 @@ def scheduler(p: Parser, _word: Token) -> None:
 
 def smtp(p: Parser, _word: Token) -> None:
     """smtp = "smtp" ( "limit" smtp-limits | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING
-    | "workers" NUMBER )"""
-    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers")
+    | "workers" NUMBER | ( "xclient" | "xforward" ) "from" table )"""
+    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers", "xclient", "xforward")
     if word.text == "limit":
         grammar_limit.smtp_limits(p)
     elif word.text == "ciphers":
@@ -287,6 +287,9 @@ def smtp(p: Parser, _word: Token) -> None:
         p.draft.settings["max_message_size"] = p.value("a size", size)
     elif word.text == "workers":
         p.draft.settings["smtp_workers"] = p.number("workers", 1, WORKERS_MAX)
+    elif word.text in ("xclient", "xforward"):
+        p.must("from")
+        p.draft.settings[f"{word.text}_from"] = grammar_table.table(p, either(f"smtp {word.text} from"))
     else:
         p.draft.settings["sub_addr_delim"] = p.value("a list of delimiters", _delimiters)
 

@@ -16,13 +16,11 @@ from pysmtpd.inbound.lookups import Lookups
 from pysmtpd.messages import Found
 from pysmtpd.privsep.preamble import Preamble
 from pysmtpd.privsep.process import Process
-from pysmtpd.session.client_limits import CONN_RATE, MAX_CONN_PER_CLIENT
+from pysmtpd.session.client_limits import REFUSALS
 from pysmtpd.session.proxy import ProxyHeader
 
 PROXY_TIMEOUT = 30.0               # seconds for its header
 TOO_MANY_EVERY = 60.0              # seconds between two lines in the log that say so
-
-_LIMITED = {MAX_CONN_PER_CLIENT: reply.R421_CLIENT_CONNECTIONS, CONN_RATE: reply.R421_CLIENT_RATE}
 
 Open = Callable[[socket.socket, Door, str, bool], object]
 
@@ -127,4 +125,4 @@ class Arrivals:
         self._process.log(logline.SMTP_LIMITED.format(
             id=self._new_id(), address=logline.address_text(address), limit=limit))
         self._process.stats.add(f"smtp.limit.{limit}")
-        door.turn_away(sock, _LIMITED[limit])
+        door.turn_away(sock, REFUSALS[limit])

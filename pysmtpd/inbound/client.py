@@ -12,7 +12,7 @@ from pysmtpd.privsep.ioev import Io
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process
 from pysmtpd.privsep.tls import TlsInfo
-from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.effects import Admit, Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SmtpSession
 
 SESSION_TIMEOUT = 300.0
@@ -31,6 +31,10 @@ class Host(Process):
 
     def auth_failed(self, client: "Client", user: str) -> None:
         """The client was not who it said."""
+        raise NotImplementedError
+
+    def admit(self, client: "Client", address: str) -> None:
+        """The client is at another address now; it is answered whether it may be."""
         raise NotImplementedError
 
     def weigh(self, client: "Client", held: int) -> None:
@@ -145,7 +149,7 @@ class Client:
         for line in data.splitlines():
             self.process.trace(Trace.SMTP, f"{self.id:016x} >>> {vis(line)}")
 
-    def _control(self, effect: StartTls | Close | Wait) -> None:
+    def _control(self, effect: StartTls | Close | Wait | Admit) -> None:
         if isinstance(effect, StartTls):
             assert self.door.context is not None
             self.io.start_tls(self.door.context, server=True)
@@ -153,6 +157,8 @@ class Client:
             self.io.set_timeout(CLOSE_TIMEOUT)
             self.io.close()
             self.process.forget(self)
+        elif isinstance(effect, Admit):
+            self.process.admit(self, effect.address)
         else:
             self.io.pause()
             self.process.loop.call_later(effect.seconds, self._wake)

@@ -7,6 +7,7 @@ full again (the generic cell rate algorithm).  Time is an argument, in seconds.
 
 from collections.abc import Iterator
 
+from pysmtpd.base import reply
 from pysmtpd.base.netaddr import parse_address
 from pysmtpd.conf.config import ClientLimits, Rate
 
@@ -16,6 +17,7 @@ KEYS_MAX = 65536                   # clients and networks remembered of each kin
 MAX_CONN_PER_CLIENT = "max-conn-per-client"
 CONN_RATE = "conn-rate"
 AUTH_FAIL = "auth-fail"
+REFUSALS = {MAX_CONN_PER_CLIENT: reply.R421_CLIENT_CONNECTIONS, CONN_RATE: reply.R421_CLIENT_RATE}
 
 _NETWORK_4 = 1 << 40               # marks that keep the keys of the kinds apart
 _NETWORK_6 = 1 << 80

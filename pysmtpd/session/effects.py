@@ -48,6 +48,13 @@ class Log(Wire):
     level: Level = Level.INFO
 
 
+class Admit(Wire):
+    """The client is at another address now: whether it may have a connection.  A SmtpLookedUp comes back through
+    answer(): YES, or else the limit that forbids it as its value."""
+
+    address: str
+
+
 class AuthFailed(Wire):
     """Somebody was not who they said: for those who count that by address and by user."""
 
@@ -61,4 +68,4 @@ class Count(Wire):
     amount: int = 1
 
 
-Effect = Send | Ask | Body | StartTls | Close | Wait | Log | Count | AuthFailed
+Effect = Send | Ask | Body | StartTls | Close | Wait | Log | Count | AuthFailed | Admit

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pysmtpd.conf.config import Tls
+from pysmtpd.session.attributes import XCLIENT, XFORWARD
 
 
 class Offer(NamedTuple):
@@ -15,6 +16,8 @@ class Offer(NamedTuple):
     lacking: frozenset[str]        # keywords that the listener leaves out
     max_message_size: int
     auth: tuple[str, ...] = ()     # mechanisms
+    xclient: bool = False          # the client may say it
+    xforward: bool = False
 
 
 def _always(offer: Offer) -> bool:
@@ -48,6 +51,8 @@ EXTENSIONS = (
     Extension("DSN"),                                                            # RFC 3461
     Extension("STARTTLS", _starttls),                                            # RFC 3207
     Extension("AUTH", _auth, lambda offer: " ".join(offer.auth)),                # RFC 4954
+    Extension("XCLIENT", lambda offer: offer.xclient, lambda _offer: " ".join(XCLIENT)),
+    Extension("XFORWARD", lambda offer: offer.xforward, lambda _offer: " ".join(XFORWARD)),
     Extension("HELP"),
 )
 

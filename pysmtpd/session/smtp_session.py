@@ -1,7 +1,7 @@
 """The inbound SMTP session (RFC 5321), without I/O: what the server says to each command.
 
 Conversation is how it runs.  A command is a row of COMMANDS: ``_check_*`` says whether it may be given now,
-``_proceed_*`` does it.  Those about messages are in Transactions.
+``_proceed_*`` does it.  Those about messages are in Transactions, those of a proxy in Proxied.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ from pysmtpd.session.effects import Effect
 from pysmtpd.session.lines import LineError
 from pysmtpd.session.path import valid_domain
 from pysmtpd.session.smtp_command import Command, FilterPhase, loggable, split
+from pysmtpd.session.smtp_proxied import Proxied
 from pysmtpd.session.smtp_settings import LOCAL, SessionSettings, TlsFacts
-from pysmtpd.session.smtp_transactions import Transactions
 
 ERRORS_SOFT = 20                   # after so many commands that are none, each further one costs a second
 ERRORS_HARD = 100                  # and after so many the session
 
 
-class SmtpSession(Transactions):
+class SmtpSession(Proxied):
     """One conversation with a client."""
 
     def __init__(self, listener: Listener, settings: SessionSettings, id: int, address: str,
@@ -47,6 +47,7 @@ class SmtpSession(Transactions):
         self._local = local
         self._commands = LMTP_COMMANDS if listener.lmtp else COMMANDS
         self._greeted = False
+        self._client_known = False
         self._errors = 0
         self._command = b""        # the command being answered, for the log
         self._secretive = False    # AUTH was refused: what follows may be a password
@@ -58,10 +59,8 @@ class SmtpSession(Transactions):
         self._now = now
         if self._address == LOCAL:
             self._connected()
-        elif self._local:
-            self._ask(SmtpLookup(self.id, "addrname", self._listener.hostnames, self._local), self._own_name_looked_up)
         else:
-            self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
+            self._find_trust(self._find_names)
         return self._done()
 
     def tls_ready(self, text: str, now: int, fingerprint: str = "", verified: bool = False,
@@ -126,12 +125,29 @@ class SmtpSession(Transactions):
 
     # connected
 
+    def _find_names(self) -> None:
+        if self._local:
+            self._ask(SmtpLookup(self.id, "addrname", self._listener.hostnames, self._local), self._own_name_looked_up)
+        else:
+            self._find_client()
+
+    def _find_client(self) -> None:
+        if self._client_known:
+            self._connected()
+        else:
+            self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
+
+    def _begin_anew(self, *, name_known: bool) -> None:
+        self._client_known = name_known
+        self._secretive = False
+        self._find_names()
+
     def _own_name_looked_up(self, message: Message) -> None:
         """Where the table has no name, or fails, the listener's own does."""
         assert isinstance(message, SmtpLookedUp)
         if message.found is Found.YES and message.value:
             self._settings = self._settings._replace(smtpname=message.value)
-        self._ask(SmtpLookupName(self.id, self._address), self._name_looked_up)
+        self._find_client()
 
     def _name_looked_up(self, message: Message) -> None:
         assert isinstance(message, NameLookedUp)
@@ -140,9 +156,9 @@ class SmtpSession(Transactions):
 
     def _connected(self) -> None:
         self._log(logline.SMTP_CONNECTED.format(id=self.id, address=self._source, host=self._hostname))
-        self._greeted = True
-        if self._tls is not None:
+        if self._tls is not None and not self._greeted:
             self._log_tls(self._tls)
+        self._greeted = True
         speaks = "LMTP" if self._listener.lmtp else "ESMTP"
         self._reply(reply.line(f"220 {self._settings.smtpname} {speaks} {reply.SOFTWARE}"))
 
@@ -219,7 +235,8 @@ class SmtpSession(Transactions):
     def _proceed_ehlo(self, argument: str) -> None:
         self._identified(argument, ehlo=True)
         offer = extensions.Offer(self._listener.tls, self.secure, self._lacking,
-                                 self._settings.max_message_size, self._offered())
+                                 self._settings.max_message_size, self._offered(), self._may_xclient,
+                                 self._may_xforward)
         self._out.append(reply.multiline(250, self._hello(), extensions.keywords(offer)))
 
     def _identified(self, helo: str, *, ehlo: bool) -> None:
@@ -284,6 +301,8 @@ _ROWS: tuple[Command[SmtpSession], ...] = (
     Command("QUIT", SmtpSession._check_bare, FilterPhase.QUIT, SmtpSession._proceed_quit),
     Command("NOOP", SmtpSession._check_any, FilterPhase.NOOP, SmtpSession._proceed_noop),
     Command("HELP", SmtpSession._check_bare, FilterPhase.HELP, SmtpSession._proceed_help),
+    Command("XCLIENT", SmtpSession._check_xclient, FilterPhase.NONE, SmtpSession._proceed_xclient),
+    Command("XFORWARD", SmtpSession._check_xforward, FilterPhase.NONE, SmtpSession._proceed_xforward),
     Command("WIZ", SmtpSession._check_bare, FilterPhase.NONE, SmtpSession._proceed_wiz),
 )
 COMMANDS = {row.verb: row for row in _ROWS}

@@ -18,6 +18,8 @@ class SessionSettings(NamedTuple):
     max_mails: int = 100           # in a session
     zone: Zone = UTC
     number: int = 0                # which of the listeners this is
+    xclient_from: str = ""         # table of proxies that may say XCLIENT; empty: there are none
+    xforward_from: str = ""
     mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
@@ -25,7 +27,7 @@ class SessionSettings(NamedTuple):
         """Those that a configuration gives a listener."""
         limits = config.limits
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
-                   limits.smtp_max_mails, zone, number)
+                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from)
 
 
 class TlsFacts(NamedTuple):

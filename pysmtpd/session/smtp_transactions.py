@@ -27,6 +27,7 @@ from pysmtpd.messages import (
     SmtpMessageCommitted,
     SmtpMessageRollback,
 )
+from pysmtpd.session.attributes import Attributes
 from pysmtpd.session.effects import Ask, Body
 from pysmtpd.session.header import Completion
 from pysmtpd.session.incoming import Chunked, Incoming
@@ -59,6 +60,9 @@ class Transactions(Chunking):
         self._incoming: Incoming | None = None
         self._spare: MsgId | None = None  # a message id no message got
         self._mails = 0
+        self._port = listener.port
+        self._proxied = False      # XCLIENT was said
+        self._forwarded: Attributes | None = None  # by XFORWARD, for one message
 
     def _check_mail_from(self, argument: str) -> Reply | None:
         if not self._helo or self._tx is not None:
@@ -103,6 +107,9 @@ class Transactions(Chunking):
             helo=self._helo, hostname=self._hostname, username=self._username, source=self._source,
             authenticated=self._authenticated, now=self._now, vouches=self._vouches(sender, parameters.auth),
         ), may_be_binary=parameters.binary)
+        if self._forwarded is not None:
+            said = " ".join(f"{name.lower()}={value or '-'}" for name, value in self._forwarded.items())
+            self._log(logline.SMTP_XFORWARD.format(id=self.id, msgid=msgid, said=said))
         self._reply(reply.R250_OK)
 
     def _vouches(self, sender: MailAddr, submitter: str) -> bool:
@@ -200,8 +207,8 @@ class Transactions(Chunking):
 
     def _completion(self, date: str) -> Completion | None:
         """The fields to add to a user's own mail where they are missing."""
-        listener = self._listener
-        if not (listener.is_local or listener.port in SUBMISSION_PORTS):
+        local = self._listener.is_local and not self._proxied
+        if not (local or self._port in SUBMISSION_PORTS) or (self._forwarded or {}).get("SOURCE") == "REMOTE":
             return None
         message_id = f"Message-ID: <{self._random(64):016x}@{self._settings.smtpname}>\r\n"
         return Completion(f"Date: {date}\r\n".encode(), message_id.encode(), self._settings.smtpname.encode())
@@ -254,7 +261,7 @@ class Transactions(Chunking):
     def _committed(self, message: Message) -> None:
         """250 only here: the queue has it on stable storage."""
         assert isinstance(message, SmtpMessageCommitted)
-        tx, self._tx = self._tx, None
+        tx, self._tx, self._forwarded = self._tx, None, None
         assert tx is not None
         if not message.ok:
             self._reply_data(reply.R452_STORAGE if message.full else reply.R451_TEMPORARY, tx)
@@ -271,7 +278,7 @@ class Transactions(Chunking):
         if self._tx is not None and self._tx.sent and not self._committing:
             self._effects.append(Ask(SmtpMessageRollback(self.id)))
             self._spare = None
-        self._tx = None
+        self._tx = self._forwarded = None
 
 
 def _ascii_path(argument: str, parameters: str) -> bool:

@@ -48,13 +48,15 @@ from pysmtpd.messages import (
     SmtpBody,
     SmtpCheckSender,
     SmtpEnvelopes,
+    SmtpLookedUp,
+    SmtpLookup,
     SmtpLookupName,
     SmtpMessage,
     SmtpMessageCommit,
     SmtpMessageCommitted,
     SmtpMessageRollback,
 )
-from pysmtpd.session.effects import Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
+from pysmtpd.session.effects import Admit, Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SmtpSession
 from pysmtpd.session.smtp_settings import SessionSettings
 
@@ -67,7 +69,8 @@ _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[rnt0\\])")
 _ESCAPES = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 TO_LKA = Encoder(Proc.SMTP, Proc.LKA, 1)
 LKA_ROUTE = {Proc.SMTP >> Proc.LKA}
-QUESTIONS = (SmtpLookupName, ExpandRcpt, SmtpMessage, SmtpMessageCommit, SmtpAuth, SmtpAuthResponse, SmtpCheckSender)
+QUESTIONS = (SmtpLookupName, SmtpLookup, ExpandRcpt, SmtpMessage, SmtpMessageCommit, SmtpAuth, SmtpAuthResponse,
+             SmtpCheckSender)
 TO_QUEUE = Encoder(Proc.SMTP, Proc.QUEUE, 1)
 
 
@@ -128,6 +131,8 @@ def describe(message: Message) -> str:
     match message:
         case SmtpLookupName():
             return f"SmtpLookupName {message.address}"
+        case SmtpLookup():
+            return f"SmtpLookup {message.service} <{message.table}> {message.key}"
         case ExpandRcpt():
             e = message.envelope
             dsn = "".join(
@@ -163,9 +168,9 @@ def describe(message: Message) -> str:
     raise AssertionError(message)
 
 
-def answer_to(question: Message, text: str, before: int = 0) -> Message:
-    """``NameLookedUp HOST``, ``RcptExpanded [more] N|refuse REPLY|whole REPLY``, and
-    ``SmtpMessageCommitted ok|failed|full``.
+def answer_to(question: Message | Admit, text: str, before: int = 0) -> Message:
+    """``NameLookedUp HOST``, ``SmtpLookedUp YES|NO|TEMPFAIL [VALUE]``, ``RcptExpanded [more] N|refuse REPLY|whole
+    REPLY``, and ``SmtpMessageCommitted ok|failed|full``.
 
     before: how many envelopes earlier answers to the same question had."""
     kind, *words = text.split(" ")
@@ -173,6 +178,8 @@ def answer_to(question: Message, text: str, before: int = 0) -> Message:
         return NameLookedUp(SESSION_ID, words[0], Fcrdns.PASS)
     if kind == "SmtpMessageCommitted":
         return SmtpMessageCommitted(SESSION_ID, words[0] == "ok", words[0] == "full")
+    if kind == "SmtpLookedUp":
+        return SmtpLookedUp(SESSION_ID, Found[words[0]], " ".join(words[1:]))
     if kind == "AuthChallenge":
         return AuthChallenge(SESSION_ID, unescape(" ".join(words)))
     if kind == "AuthDone":
@@ -200,7 +207,7 @@ class Player:
         self.session = SmtpSession(chat.listener, chat.settings, SESSION_ID, chat.client, self._next_msgid,
                                    random=lambda bits: RANDOM >> (64 - bits))
         self.answers = deque(text for kind, text in chat.lines if kind == "<")
-        self.question: Message | None = None
+        self.question: Message | Admit | None = None
         self.sent = b""
         self.asked: list[str] = []
         self.body = b""
@@ -239,6 +246,10 @@ class Player:
                     self.closes += 1
                 case Count(key, amount):
                     self.counted[key] = self.counted.get(key, 0) + amount
+                case Admit(address):
+                    assert self.question is None
+                    self.asked.append(f"Admit {address}")
+                    self.question = effect
                 case AuthFailed(user):
                     self.failed.append(user)
                 case Wait():
