@@ -8,8 +8,8 @@ import ipaddress
 import re
 from collections.abc import Callable
 
+from pysmtpd.base import xtext
 from pysmtpd.base.text import is_clean
-from pysmtpd.session.parameters import XTEXT
 from pysmtpd.session.path import valid_domain
 
 VALUE_MAX = 255                    # octets, decoded
@@ -106,7 +106,7 @@ def read(argument: str, known: dict[str, Reader]) -> Attributes:
 def _value(value: str, reader: Reader) -> str:
     if value.upper() in _UNAVAILABLE:
         return ""
-    if not XTEXT.fullmatch(value.replace("=", "+3D")):
+    if not xtext.XTEXT.fullmatch(value.replace("=", "+3D")):
         raise ValueError
     octets = _ENCODED.sub(lambda match: chr(int(match[1], 16)), value).encode("latin-1")
     if not 0 < len(octets) <= VALUE_MAX:
