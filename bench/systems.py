@@ -1,22 +1,14 @@
 """The mail servers that are measured, each from its own directory, relaying everything to the sink."""
 
-import contextlib
-import os
-import pwd
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from bench.sandbox import Place
-from tests.support import debian
-from tests.support.daemon import Daemon, descendants, free_port, title
+from tests.support.confined import OpenSmtpd, wait_listening
+from tests.support.daemon import Daemon, free_port
 from tests.support.postfix import Postfix
 
-START_TIMEOUT = 20.0
 # OpenSMTPD opens one connection to a route in five seconds, and leaves it after 100 messages: in a short run that is
 # all one would see.  It is measured without these delays.
 UNHURRIED = "".join(f"mta limit {limit}\n" for limit in (
@@ -37,17 +29,6 @@ class System(Protocol):
     @property
     def pid(self) -> int:
         """The process above all others."""
-
-
-def wait_listening(port: int, process: subprocess.Popen[bytes], what: str) -> None:
-    end = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as sock:
-            sock.settimeout(5)
-            if sock.recv(3) == b"220":
-                return
-        time.sleep(0.02)
-    raise debian.Unavailable(f"{what} does not start")
 
 
 class Ours:
@@ -116,75 +97,28 @@ class OfPostfix:
 
 
 class OfOpenSMTPD:
-    """OpenSMTPD of Debian's package.  Its paths and users are built in: it gets a mount namespace that has them."""
+    """OpenSMTPD of Debian's package."""
 
     name = "opensmtpd"
     durability = "250 before any sync: a power cut loses what was answered"
 
     def __init__(self, where: Path, place: Place) -> None:
-        if os.geteuid() != 0:
-            raise debian.Unavailable("opensmtpd needs root")
-        self._tool = debian.tool("opensmtpd", "usr/sbin/smtpd")
         self.port = free_port()
-        self._where = where / "opensmtpd"
-        (self._where / "spool").mkdir(parents=True)
-        (self._where / "run").mkdir()
         host = f" host smtp+notls://{place.smarthost}" if place.smarthost else ""
-        (self._where / "smtpd.conf").write_text(
+        self._server = OpenSmtpd(where / "opensmtpd", self.port, (
             f'smtp limit max-mails 1000000\n{UNHURRIED}'
-            f'listen on 127.0.0.1 port {self.port}\naction "out" relay{host}\nmatch from any for any action "out"\n',
-            encoding="ascii")
-        self._accounts()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def _accounts(self) -> None:
-        users = {"opensmtpd": 64025, "opensmtpq": 64026}
-        known = {entry.pw_name for entry in pwd.getpwall()}
-        for file, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("group", "{0}:x:{1}:\n")):
-            text = Path("/etc", file).read_text(encoding="utf-8")
-            text += "".join(line.format(name, uid) for name, uid in users.items() if name not in known)
-            (self._where / file).write_text(text, encoding="utf-8")
+            f'listen on 127.0.0.1 port {self.port}\naction "out" relay{host}\nmatch from any for any action "out"\n'))
 
     def start(self, wrapper: Sequence[str] = ()) -> None:
-        base, root = self._where, self._tool.root
-        script = "\n".join([
-            "set -e", "mount --make-rprivate /",
-            f"mount --bind {base}/passwd /etc/passwd", f"mount --bind {base}/group /etc/group",
-            f"mount --bind {base}/spool /var/spool", "mount -t tmpfs -o mode=755 tmpfs /var/lib",
-            f"mount --bind {base}/run /run", "mkdir -p /var/lib/opensmtpd/empty", "install -d -m 0711 /var/spool/smtpd",
-            'exec "$@"',
-        ])
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", *wrapper, str(root / "usr/sbin/smtpd"), "-d", "-f",
-                   str(base / "smtpd.conf")]
-        with open(base / "log", "ab") as log:
-            self._process = subprocess.Popen(command, env=dict(self._tool.env), stdin=subprocess.DEVNULL, stdout=log,
-                                             stderr=log, start_new_session=True)
-        try:
-            wait_listening(self.port, self._process, "opensmtpd")
-        except debian.Unavailable as why:
-            self.stop()
-            text = (base / "log").read_text(encoding="utf-8", errors="replace")[-300:]
-            raise debian.Unavailable(f"{why}: {text}") from None
+        self._server.start(wrapper)
 
     def stop(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            return
-        family = (self._process.pid, *descendants(self._process.pid))
-        for pid in family:
-            if title(pid).endswith(": [priv]"):
-                os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-            return
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._server.stop()
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self._server.process is not None
+        return self._server.process.pid
 
 
 SYSTEMS: dict[str, type[Ours] | type[OfPostfix] | type[OfOpenSMTPD]] = {
