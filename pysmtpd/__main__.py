@@ -36,6 +36,9 @@ class Arguments:
         if name == "-f":
             self.config = value
         elif name == "--state-dir":
+            if not value:
+                # Of an unset variable, most likely: not a reason to work on the system's spool.
+                raise SystemExit(_usage("--state-dir: empty"))
             self.state_dir = value
         elif name == "-D":
             self._macro(value)
@@ -49,11 +52,13 @@ class Arguments:
             self.flags.add(name[1])
 
     def _macro(self, text: str) -> None:
-        name, equals, value = text.rpartition("=")
-        if not equals or not name:
+        from pysmtpd.conf.words import definition
+
+        found = definition(text)
+        if found is None:
             print(f"warn: could not parse macro definition {text}", file=sys.stderr)
             return
-        self.macros[name] = value
+        self.macros[found[0]] = found[1]
 
     def _trace(self, name: str) -> None:
         if name not in NAMES:

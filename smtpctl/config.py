@@ -47,10 +47,12 @@ class Options:
         if name == "-f":
             self.file = value
         elif name == "-D":
-            macro, equals, text = value.rpartition("=")
-            if not equals or not macro:
+            from pysmtpd.conf.words import definition
+
+            found = definition(value)
+            if found is None:
                 raise Failure(f"config show: -D {value}: not macro=value\n{USAGE}")
-            self.macros[macro] = text
+            self.macros[found[0]] = found[1]
         elif name == "-j":
             self.json = True
         else:

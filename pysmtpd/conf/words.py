@@ -4,6 +4,10 @@ The names of limits (``max-session``) and our own additions (``resolver``) are n
 OpenSMTPD's reads differently here.
 """
 
+import re
+
+_MACRO = re.compile(r"([A-Za-z0-9_]+)=(.*)", re.DOTALL)
+
 RESERVED = frozenset({
     "action", "admd", "alias", "any", "auth", "auth-optional", "backup", "bounce", "bypass", "ca", "cert", "chain",
     "chroot", "ciphers", "commit", "compression", "connect", "data", "data-line", "dhe", "disconnect", "domain",
@@ -51,3 +55,11 @@ CLASSIC_INSIDE: dict[str, str] = {
     "dhparams": "dhe",
     "tls-optional": "tls",
 }
+
+
+def definition(text: str) -> tuple[str, str] | None:
+    """Name and value of a macro given by -D; None for what could never be used as ``$name``.
+
+    OpenSMTPD splits at the last ``=``, so that no value could hold one."""
+    match = _MACRO.fullmatch(text)
+    return (match[1], match[2]) if match else None

@@ -10,7 +10,7 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from pysmtpd.base import paths as base_paths
@@ -22,6 +22,15 @@ LOW_FD = 10                        # descriptors kept across exec stay clear of 
 
 class StartError(RuntimeError):
     """Why the daemon does not start, and how to mend it."""
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """What the system refuses here is told with the path: EROFS, ENOSPC, EIO."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"{error.filename or path}: {error.strerror}") from None
 
 
 class Identities(NamedTuple):
@@ -106,6 +115,11 @@ def find_config(given: str) -> str:
 
 def prepare_spool(paths: Paths, who: Identities) -> None:
     """Check the spool and make what is missing inside it."""
+    with _about(paths.spool):
+        _prepare(paths, who)
+
+
+def _prepare(paths: Paths, who: Identities) -> None:
     if who.privileged:
         if not os.path.isdir(paths.spool):
             raise StartError(_mend(paths.spool, "is missing", f"install -d -o root -g root -m 0711 {paths.spool}"))
@@ -168,6 +182,11 @@ def take_lock(paths: Paths) -> int:
     """The descriptor whose lock says that this spool has a daemon.
 
     Waits for the processes of a daemon whose parent was killed; raises StartError when it still lives."""
+    with _about(paths.lock):
+        return _lock(paths)
+
+
+def _lock(paths: Paths) -> int:
     fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOW_FD)
     os.close(fd)
@@ -192,7 +211,8 @@ def _holder(fd: int) -> int:
     """The pid of the parent that holds the lock, if it still runs; else 0."""
     text = os.pread(fd, 32, 0).split(b"\n")[0]
     pid = int(text) if text.isdigit() else 0
-    if pid:
+    # Our own number is what a killed parent had before: the first of a container is always the same.
+    if pid and pid != os.getpid():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, 0)
             return pid

@@ -15,7 +15,7 @@ from pysmtpd.base.ids import MsgId, evpid
 from pysmtpd.base.mailaddr import NULL, MailAddr
 from pysmtpd.base.struct import replace
 from pysmtpd.messages import Outcome, RcptExpanded
-from pysmtpd.spool.backend import HAS_8BIT, HAS_UTF8_HEADER, IS_BINARY, Change, Message, Stored
+from pysmtpd.spool.backend import HAS_8BIT, HAS_UTF8_HEADER, IS_BINARY, Change, Message, SpoolError, Stored
 from pysmtpd.spool.bounce import ORIGINAL_MAX, Report, compose, cut_original
 from pysmtpd.spool.outcome import errorline
 from pysmtpd.spool.reader import Reader
@@ -149,17 +149,31 @@ class Bounces:
         for envelope in group.envelopes:
             self._post.bounced(envelope.evpid, Outcome.PERMFAIL if permanent else Outcome.TEMPFAIL, errorline(reply))
 
+    def _head(self, message: Message) -> bytes:
+        """What the report can show of the original: nothing, where the body cannot be read."""
+        try:
+            return self._post.reader.piece(message, 0, ORIGINAL_MAX) or b""
+        except SpoolError as error:
+            self._post.reader.failed(error)
+            return b""
+
     def _send(self, group: _Group, token: int) -> None:
         post, key = self._post, group.key
         if not group.envelopes:
             return
-        message = post.reader.find_message(key.msgid)
+        try:
+            message = post.reader.message(key.msgid)
+        except SpoolError as error:
+            # Not "gone": a bounce that is refused for good is dropped, and nobody would ever hear of the failure.
+            post.reader.failed(error)
+            self._refused(group, "451 the message cannot be read")
+            return
         if message is None:
             # Its message went away under it: there is nothing left to tell about.
             self._refused(group, "550 the message is gone")
             return
         msgid, now = post.new_msgid(), post.now()
-        head = post.reader.piece(message, 0, ORIGINAL_MAX) or b""
+        head = self._head(message)
         original = cut_original(head, message.size, key.kind, key.ret, binary=bool(message.flags & IS_BINARY))
         body = compose(Report(msgid, token, key.sender, group.envelopes, message.ctime, original, now, post.zone))
         flags = 0 if body.isascii() else HAS_8BIT

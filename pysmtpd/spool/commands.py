@@ -13,6 +13,7 @@ from pysmtpd.base.envelope import Agent, Envelope
 from pysmtpd.imsg import BODY_MAX, CHUNK_MAX
 from pysmtpd.messages import (
     CtlCounted,
+    CtlDone,
     CtlEnvelopes,
     CtlShowEnvelope,
     CtlShowMessage,
@@ -31,12 +32,13 @@ from pysmtpd.spool.writer import Writer
 
 PAGE = 500                         # envelopes changed in one commit
 LISTED_MAX = 64                    # envelopes in one QueueListed
+FAILED = "the spool cannot be {what}: {count} done, see the log"
 
 
 class Asker(Protocol):
     """Whom an answer goes to."""
 
-    def send(self, message: CtlCounted | CtlText | QueueListed) -> None: ...
+    def send(self, message: CtlCounted | CtlDone | CtlText | QueueListed) -> None: ...
 
 
 class Spool(Protocol):
@@ -68,24 +70,22 @@ class Commands:
 
     def envelopes(self, peer: Asker, ask: CtlEnvelopes) -> None:
         """Answered with the number of envelopes when all is durable."""
-        if ask.evpid:
-            found = self._load(ask.evpid)
-            self._do(peer, ask, found, 0, None)
-        else:
-            self._page(peer, ask, 0, 0)
+        self._page(peer, ask, 0, 0)
 
     def _page(self, peer: Asker, ask: CtlEnvelopes, after: int, count: int) -> None:
-        found = self._queue.reader.walk(ask.msgid, after, PAGE)
-        last = _last(found) if len(found) == PAGE else None
-        self._do(peer, ask, self._queue.reader.readable(found), count, last)
-
-    def _load(self, evpid: int) -> list[Stored]:
         reader = self._queue.reader
         try:
-            return reader.load([evpid])
+            found = reader.load_each([ask.evpid]) if ask.evpid else reader.walk(ask.msgid, after, PAGE)
         except SpoolError as error:
-            reader.failed(error)
-            return []
+            self._unreadable(peer, ask.reqid, error, count)
+            return
+        last = _last(found) if len(found) == PAGE else None
+        self._do(peer, ask, reader.readable(found), count, last)
+
+    def _unreadable(self, peer: Asker, reqid: int, error: SpoolError, count: int = 0) -> None:
+        """Nobody should take a disk that fails for an empty queue."""
+        self._queue.reader.failed(error)
+        peer.send(CtlDone(reqid, False, FAILED.format(what="read", count=count)))
 
     def _do(self, peer: Asker, ask: CtlEnvelopes, found: list[Stored], count: int, last: int | None) -> None:
         """Change a page of envelopes; last: from where to go on."""
@@ -97,7 +97,9 @@ class Commands:
                 total += len(changes)
                 for stored, (new, _) in changes:
                     self._changed(stored, new)
-            if ok and last is not None:
+            if not ok:
+                peer.send(CtlDone(ask.reqid, False, FAILED.format(what="written", count=total)))
+            elif last is not None:
                 self._page(peer, ask, last, total)
             else:
                 peer.send(CtlCounted(ask.reqid, total))
@@ -144,11 +146,14 @@ class Commands:
     # show
 
     def show_queue(self, peer: Asker, ask: CtlShowQueue) -> None:
-        found = self._queue.reader.walk(ask.msgid, ask.after, LISTED_MAX)
-        readable = self._queue.reader.readable(found)
-        while not readable and len(found) == LISTED_MAX:
-            found = self._queue.reader.walk(ask.msgid, _last(found), LISTED_MAX)
-            readable = self._queue.reader.readable(found)
+        reader = self._queue.reader
+        try:
+            found = reader.walk(ask.msgid, ask.after, LISTED_MAX)
+            while not (readable := reader.readable(found)) and len(found) == LISTED_MAX:
+                found = reader.walk(ask.msgid, _last(found), LISTED_MAX)
+        except SpoolError as error:
+            self._unreadable(peer, ask.reqid, error)
+            return
         page = self._fitting(readable)
         more = len(found) == LISTED_MAX or len(page) < len(readable)
         peer.send(QueueListed(ask.reqid, [s.envelope for s in page], [s.schedule for s in page], more))
@@ -163,15 +168,22 @@ class Commands:
         return readable
 
     def show_envelope(self, peer: Asker, ask: CtlShowEnvelope) -> None:
-        found = self._load(ask.evpid)
+        try:
+            found = self._queue.reader.load([ask.evpid])
+        except SpoolError as error:
+            self._unreadable(peer, ask.reqid, error)
+            return
         text = dump(found[0].envelope).encode() if found else b""
         peer.send(CtlText(ask.reqid, text, True, bool(found)))
 
     def show_message(self, peer: Asker, ask: CtlShowMessage) -> None:
-        message = self._queue.reader.find_message(ask.msgid)
-        piece = None
-        if message is not None:
-            piece = self._queue.reader.piece(message, ask.offset, CHUNK_MAX)
+        reader = self._queue.reader
+        try:
+            message = reader.message(ask.msgid)
+            piece = None if message is None else reader.piece(message, ask.offset, CHUNK_MAX)
+        except SpoolError as error:
+            self._unreadable(peer, ask.reqid, error)
+            return
         if message is None or piece is None:
             peer.send(CtlText(ask.reqid, b"", True, False))
             return

@@ -23,15 +23,15 @@ class Reader:
 
     def load(self, evpids: list[int]) -> list[Stored]:
         """Those of the envelopes that there are.  Raises SpoolError."""
-        return self.readable(self._backend.load(evpids))
+        return self.readable(self.load_each(evpids))
+
+    def load_each(self, evpids: list[int]) -> list[Stored | Unreadable]:
+        """Likewise, with those that cannot be understood.  Raises SpoolError."""
+        return self._backend.load(evpids)
 
     def walk(self, msgid: int, after: int, limit: int) -> list[Stored | Unreadable]:
-        """A page of envelopes; none when the disk does not let us read."""
-        try:
-            return self._backend.walk(msgid, after, limit)
-        except SpoolError as error:
-            self.failed(error)
-            return []
+        """A page of envelopes.  Raises SpoolError."""
+        return self._backend.walk(msgid, after, limit)
 
     def readable(self, found: Iterable[Stored | Unreadable]) -> list[Stored]:
         """Those that are envelopes.  The log names the others; they stay where they are."""
@@ -66,19 +66,14 @@ class Reader:
         return body if body is not None else self._backend.body(msgid)
 
     def piece(self, message: Message, offset: int, size: int) -> bytes | None:
-        """Octets of a body; None when it cannot be read."""
-        try:
-            if not message.file:
-                body = self.body(message.msgid)
-                return None if body is None else body[offset : offset + size]
-            fd = self._bodies.open(message.msgid)
-        except SpoolError as error:
-            self.failed(error)
-            return None
+        """Octets of a body; None when there is none.  Raises SpoolError."""
+        if not message.file:
+            body = self.body(message.msgid)
+            return None if body is None else body[offset : offset + size]
+        fd = self._bodies.open(message.msgid)
         try:
             return os.pread(fd, size, offset)
         except OSError as error:
-            self._warn(f"warn: queue: cannot read message {message.msgid:08x}: {error.strerror}")
-            return None
+            raise SpoolError(f"message {message.msgid:08x}: {error.strerror}") from None
         finally:
             os.close(fd)

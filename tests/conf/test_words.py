@@ -1,9 +1,11 @@
 """What is reserved, and what is said to be in effect, agree with the grammar."""
 
+import pytest
+
 from pysmtpd.conf import classic, grammar, grammar_action, grammar_filter, grammar_limit, grammar_listen, grammar_match
 from pysmtpd.conf.config import LEFT_OUT
 from pysmtpd.conf.effect import NOT_IN_EFFECT
-from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED
+from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED, definition
 from tests.conf import test_valid
 from tests.conf.machine import read
 
@@ -53,3 +55,11 @@ def test_all_that_is_not_in_effect_is_reported_when_it_is_used() -> None:
 def test_beside_rules_of_before_a_listener_has_all_of_todays_options() -> None:
     [error] = read("accept for any relay\nlisten on lo nonsense").errors
     assert set(grammar_listen.LISTEN_OPTIONS) < set(str(error).replace(",", "").split())
+
+
+@pytest.mark.parametrize("text, found", [
+    ("port=25", ("port", "25")), ("run=mda \"a=b\"", ("run", "mda \"a=b\"")), ("none=", ("none", "")),
+    ("two=1\n2", ("two", "1\n2")), ("port", None), ("=25", None), ("a b=c", None), ("", None), ("a.b=c", None),
+])
+def test_macros_of_the_command_line(text: str, found: tuple[str, str] | None) -> None:
+    assert definition(text) == found

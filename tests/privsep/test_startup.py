@@ -1,5 +1,6 @@
 """What must be true before the daemon starts, and what is said when it is not."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -85,10 +86,43 @@ def test_one_user_for_all_is_noticed() -> None:
 def test_the_lock_of_a_living_daemon_refuses_at_once(spool: Paths) -> None:
     os.mkdir(spool.spool)
     held = startup.take_lock(spool)
-    with pytest.raises(StartError, match=rf"another daemon works on .* \(pid {os.getpid()}\)"):
+    os.ftruncate(held, 0)
+    os.pwrite(held, f"{os.getppid()}\n".encode(), 0)
+    with pytest.raises(StartError, match=rf"another daemon works on .* \(pid {os.getppid()}\)"):
         startup.take_lock(spool)
     os.close(held)
     os.close(startup.take_lock(spool))
+
+
+def test_our_own_number_is_that_of_a_dead_parent(spool: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the first process has the same number each time, and its children may still be leaving."""
+    os.mkdir(spool.spool)
+    held = startup.take_lock(spool)
+    monkeypatch.setattr("time.sleep", lambda _seconds: fcntl.flock(held, fcntl.LOCK_UN))
+    os.close(startup.take_lock(spool))
+    os.close(held)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_what_the_disk_refuses_is_told_in_a_line(spool: Paths, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    os.mkdir(spool.spool, 0o700)
+    opening = os.open
+
+    def refused(path: str, *arguments: int) -> int:
+        if path == spool.lock:
+            raise OSError(number, os.strerror(number), path)
+        return opening(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(StartError, match=f"{spool.lock}: {os.strerror(number)}"):
+        startup.take_lock(spool)
+
+    def unreadable(_path: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "lstat", unreadable)
+    with pytest.raises(StartError, match=f"{spool.spool}: {os.strerror(number)}"):
+        startup.prepare_spool(spool, ME)
 
 
 def test_the_lock_of_a_dead_daemon_is_waited_for(spool: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

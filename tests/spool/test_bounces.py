@@ -1,6 +1,7 @@
 """From a failed delivery to the report in the sender's hands."""
 
 import email
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pysmtpd.messages import (
     SchedRetry,
 )
 from pysmtpd.spool import bounces
+from pysmtpd.spool.backend import SpoolError
 from tests.spool.house import BODY, NOW, House, envelope, expanded
 
 
@@ -76,6 +78,36 @@ def test_failure_comes_back_to_the_sender(house: House) -> None:
     assert "550 5.1.1 No such user" in text and "Message-ID: <1@example.org>" in text
     assert house.queue.backend.message(evpid >> 32) is None
     assert any(f"msgid={got.evpid >> 32:08x}" in line for line in house.logged.lines)
+
+
+def test_a_disk_that_fails_for_a_moment_loses_no_bounce(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    (evpid,) = house.submit()
+    fail(house, evpid)
+    bounce_due(house)
+    house.say(house.scheduler, SchedDispatch([evpid]))
+
+    def failing(_msgid: int) -> None:
+        raise SpoolError("Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.queue.reader, "message", failing)
+        answer(house)
+    assert house.expect(house.scheduler, QueueTempfail).schedule.evpid == evpid
+    house.say(house.scheduler, SchedRetry(evpid, 1, NOW, 0))
+    house.expect(house.scheduler, QueueEnvelopes)
+    house.say(house.scheduler, SchedDispatch([evpid]))
+    answer(house)
+    assert report_of(house, house.expect(house.scheduler, QueueEnvelopes))[0].user == "alice"
+
+
+def test_a_body_that_is_lost_does_not_keep_the_report_back(house: House) -> None:
+    (evpid,) = house.submit(bytes(300_000))
+    fail(house, evpid)
+    bounce_due(house)
+    os.unlink(house.queue.bodies.path(evpid >> 32))
+    house.say(house.scheduler, SchedDispatch([evpid]))
+    answer(house)
+    assert "550 5.1.1 No such user" in report_of(house, house.expect(house.scheduler, QueueEnvelopes))[1]
 
 
 def test_recipients_of_one_message_share_a_report(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What smtpctl asks and commands."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from pysmtpd.base.envelope import Agent, BounceKind, Envelope, Flag, Notify, Ret
 from pysmtpd.base.mailaddr import NULL
 from pysmtpd.messages import (
     CtlCounted,
+    CtlDone,
     CtlEnvelopes,
     CtlShowEnvelope,
     CtlShowMessage,
@@ -24,6 +26,7 @@ from pysmtpd.messages import (
     SchedRetry,
 )
 from pysmtpd.spool import commands
+from pysmtpd.spool.backend import SpoolError
 from pysmtpd.spool.envelope_text import dump
 from tests.spool.house import BODY, NOW, House, envelope
 
@@ -198,6 +201,47 @@ def test_show_message(house: House, body: bytes) -> None:
     assert got == body
     house.say(house.control, CtlShowMessage(4, 0x7777, 0))
     assert not house.expect(house.control, CtlText).found
+
+
+def failing(*_arguments: object) -> object:
+    raise SpoolError("Input/output error")
+
+
+@pytest.mark.parametrize("ask", [
+    CtlShowQueue(4, 0, 0), CtlShowEnvelope(4, 0x100000001), CtlShowMessage(4, 1, 0), CtlEnvelopes(4, REMOVE, 0, 0, 0),
+    CtlEnvelopes(4, REMOVE, 0x100000001, 0, 0), CtlEnvelopes(4, SCHEDULE, 0, 1, 0),
+], ids=lambda ask: type(ask).__name__)
+def test_a_disk_that_cannot_be_read_is_no_empty_queue(
+    house: House, monkeypatch: pytest.MonkeyPatch, ask: CtlShowQueue,
+) -> None:
+    house.submit()
+    for name in ("walk", "load", "message"):
+        monkeypatch.setattr(house.queue.backend, name, failing)
+    house.say(house.control, ask)
+    assert house.expect(house.control, CtlDone) == CtlDone(4, False, "the spool cannot be read: 0 done, see the log")
+    assert house.logged.lines[-1] == "warn: queue: cannot read: Input/output error"
+
+
+def test_a_body_that_cannot_be_read(house: House) -> None:
+    (evpid,) = house.submit(bytes(300_000))
+    os.unlink(house.queue.bodies.path(evpid >> 32))
+    house.say(house.control, CtlShowMessage(4, evpid >> 32, 0))
+    assert not house.expect(house.control, CtlDone).ok
+
+
+def test_a_disk_that_cannot_be_written(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "PAGE", 2)
+    house.submit(envelopes=[envelope()] * 5)
+    apply, calls = house.queue.backend.apply, []
+
+    def once(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return apply(*arguments) if len(calls) == 1 else failing()
+
+    monkeypatch.setattr(house.queue.backend, "apply", once)
+    house.say(house.control, CtlEnvelopes(4, REMOVE, 0, 0, 0))
+    answer = house.expect(house.control, CtlDone)
+    assert answer == CtlDone(4, False, "the spool cannot be written: 2 done, see the log")
 
 
 def test_text_of_an_envelope() -> None:
