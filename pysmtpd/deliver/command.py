@@ -26,6 +26,8 @@ INNER_COMMAND = f"{{ echo; cat; }} >&{INNER_FD}"
 TICK = 0.1                         # seconds; how often to look for the end of a child where there are no pidfds
 
 EX_OSERR, EX_TEMPFAIL = 71, 75
+SHELL_SIGNALED = 128               # what a shell adds to the number of the signal that ended its last command
+SIGNALS_MAX = 31
 SYSEXITS = {
     64: "command line usage error", 65: "data format error", 66: "cannot open input", 67: "user unknown",
     68: "host name unknown", 69: "service unavailable", 70: "internal software error", 71: "system resource problem",
@@ -39,9 +41,11 @@ _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 def verdict_of(status: int, *, all_read: bool, last_words: bytes) -> Verdict:
     """What a wait status means.  A command that did not read all of the message has not delivered it."""
     said = b'"' + last_words + b'"' if last_words else b""
-    if os.WIFSIGNALED(status):
-        return tempfail("4.3.0", said or f"terminated; signal {os.WTERMSIG(status)}".encode()).verdict
     code = os.waitstatus_to_exitcode(status)
+    ended_by = -code if code < 0 else code - SHELL_SIGNALED
+    if 0 < ended_by <= SIGNALS_MAX or code < 0:
+        # Out of memory, or killed by hand: nobody has judged the message.
+        return tempfail("4.3.0", said or f"terminated; signal {ended_by}".encode()).verdict
     if code == 0:
         return DELIVERED if all_read else tempfail("4.3.0", "mda exited prematurely").verdict
     text = said or b"exited abnormally"

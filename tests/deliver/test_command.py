@@ -54,6 +54,21 @@ def test_silent_ends() -> None:
     assert (killed.outcome, killed.text) == (Outcome.TEMPFAIL, b"terminated; signal 11")
 
 
+@pytest.mark.parametrize("code, outcome", [
+    (127, Outcome.PERMFAIL), (128, Outcome.PERMFAIL), (129, Outcome.TEMPFAIL), (137, Outcome.TEMPFAIL),
+    (159, Outcome.TEMPFAIL), (160, Outcome.PERMFAIL),
+])
+def test_a_signal_that_only_the_shell_saw(code: int, outcome: Outcome) -> None:
+    verdict = verdict_of(code << 8, all_read=True, last_words=b"")
+    assert verdict.outcome is outcome
+    assert verdict.text == (f"terminated; signal {code - 128}".encode() if outcome is Outcome.TEMPFAIL else
+                            b"exited abnormally")
+
+
+def test_what_the_shell_started_is_killed() -> None:
+    assert run("cat > /dev/null; sh -c 'kill -9 $$'", b"a\r\n").outcome is Outcome.TEMPFAIL
+
+
 def test_the_message_arrives(tmp_path: Path) -> None:
     assert run(f"cat > {tmp_path}/out", b"a\r", b"\nb\r\n", BIG * 5000) is DELIVERED
     assert (tmp_path / "out").read_bytes() == b"a\nb\n" + (b"x" * 98 + b"\n") * 5000
