@@ -43,7 +43,7 @@ ALSO: dict[str, set[str]] = {
     "lookup/system_users.py": {"privsep.jail"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.
     "readconf.py": {"conf", "privsep", "lookup.reach", "lookup.trial"},
-    "__main__.py": {"parent", "readconf", "privsep"},
+    "__main__.py": {"parent", "readconf", "privsep", "conf.words"},
     "parent.py": {"readconf"},
 }
 # Parts whose logic does no I/O, and what they therefore never import.
