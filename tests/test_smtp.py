@@ -11,7 +11,7 @@ import pytest
 from pysmtpd.base.paths import under
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
-from pysmtpd.conf.config import ClientLimits, Config, Listener, Rate
+from pysmtpd.conf.config import ClientLimits, Config, Limits, Listener, Rate
 from pysmtpd.imsg import Message
 from pysmtpd.messages import (
     BODY_WINDOW,
@@ -45,7 +45,7 @@ from pysmtpd.smtp import Smtp
 CONFIG = Config(hostname="mx.example.org", listeners=(
     Listener(address="127.0.0.1", port=2525, hostname="mx.example.org"),
     Listener(address="socket", hostname="mx.example.org"),
-))
+), limits=Limits(smtp_max_commands=10**6))
 
 
 class Other:

@@ -101,7 +101,8 @@ class Ca(Frozen):
 
 
 # What EHLO offers by default and a listener may leave out, as ``no-KEYWORD``; no-dsn is the only one of OpenSMTPD's.
-LEFT_OUT = ("pipelining", "8bitmime", "chunking", "binarymime", "smtputf8", "enhancedstatuscodes", "size", "help")
+LEFT_OUT = ("pipelining", "8bitmime", "chunking", "binarymime", "smtputf8", "enhancedstatuscodes", "size", "limits",
+            "help")
 _NOTHING: frozenset[str] = frozenset()
 _NO_DSN = frozenset({"DSN"})
 _NEEDED: dict[str, tuple[str, ...]] = {"binarymime": ("chunking",), "smtputf8": ("8bitmime",)}
@@ -279,6 +280,10 @@ class Limits(Frozen):
 
     smtp_max_rcpt: int = 1000
     smtp_max_mails: int = 100
+    smtp_max_errors: int = 100              # ours, and what follows
+    smtp_max_refused: int = 0
+    smtp_max_commands: int = 1000
+    smtp_error_delay: int = 1
     mda_max_session: int = 50
     mda_max_session_per_user: int = 7
     mda_task_hiwat: int = 50

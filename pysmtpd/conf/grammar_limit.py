@@ -9,6 +9,7 @@ from pysmtpd.conf.parser import Parser
 
 NUMBER_MAX = 2**31 - 1
 _OTHER_SPELLING = {"scheduler_max_evp_batch": "max-evp-batch-size", "scheduler_max_msg_batch": "max-msg-batch-size"}
+_MAY_BE_NONE = frozenset({"task-lowat", "session-keepalive", "max-refused"})
 _WORDS = frozenset({"family"})     # not numbers
 
 
@@ -16,6 +17,7 @@ def _keyword(field: str, family: str) -> str:
     return _OTHER_SPELLING.get(field, field.removeprefix(f"{family}_").replace("_", "-"))
 
 
+OURS = frozenset({"smtp_max_errors", "smtp_max_refused", "smtp_max_commands", "smtp_error_delay"})
 KEYWORDS: dict[str, dict[str, str]] = {
     family: {_keyword(field, family): field for field in Limits.__struct_fields__ if field.startswith(f"{family}_")}
     for family in ("smtp", "mda", "scheduler")
@@ -94,5 +96,5 @@ def _limit(p: Parser, keywords: dict[str, str], family: str) -> tuple[str, int]:
         p.refuse(token, f"invalid {family} limit keyword: {shown(token.text)}{did_you_mean(token.text, keywords)}",
                  f"expected {one_of(keywords)}")
     # With a maximum of none nothing would ever move.
-    least = 0 if "delay" in token.text or token.text in ("task-lowat", "session-keepalive") else 1
+    least = 0 if "delay" in token.text or token.text in _MAY_BE_NONE else 1
     return keywords[token.text], p.number(token.text, least, NUMBER_MAX)

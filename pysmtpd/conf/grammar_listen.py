@@ -161,7 +161,7 @@ def _proxy(p: Parser, made: Listen, word: Token) -> None:
 
 def _without(p: Parser, made: Listen, word: Token) -> None:
     """without = "no-pipelining" | "no-8bitmime" | "no-chunking" | "no-binarymime" | "no-smtputf8"
-    | "no-enhancedstatuscodes" | "no-size" | "no-help"
+    | "no-enhancedstatuscodes" | "no-size" | "no-limits" | "no-help"
 
     Ours: a keyword that EHLO does not offer."""
     p.once(made.seen, word.text, word, f"{word.text} already specified")

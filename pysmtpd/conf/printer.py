@@ -32,7 +32,7 @@ from pysmtpd.conf.config import (
 )
 from pysmtpd.conf.diagnostic import printable
 from pysmtpd.conf.grammar_filter import WITH_TEXT
-from pysmtpd.conf.grammar_limit import CLIENT_KEYWORDS, KEYWORDS, MTA_KEYWORDS, UNITS
+from pysmtpd.conf.grammar_limit import CLIENT_KEYWORDS, KEYWORDS, MTA_KEYWORDS, OURS, UNITS
 from pysmtpd.conf.grammar_match import ANYDESTINATION, ANYHOST
 from pysmtpd.conf.words import RESERVED
 
@@ -155,7 +155,8 @@ def _limits(config: Config) -> Iterator[str]:
     for family, words in KEYWORDS.items():
         for word, field in words.items():
             value = getattr(config.limits, field)
-            yield _setting(f"{family} limit {word} {value}", value == getattr(Limits(), field))
+            shown = _ours if field in OURS else _setting
+            yield shown(f"{family} limit {word} {value}", value == getattr(Limits(), field))
     ours = "".join(_client_limits(config))
     if ours:
         yield f"smtp limit{ours}"

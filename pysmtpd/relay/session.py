@@ -95,6 +95,7 @@ class Session:
         self.over = False
         self.blameless = False     # it ended for a reason of our own
         self.taken = 0             # transactions begun
+        self.sated = False         # its server takes no more (RFC 9422)
         self.done = 0              # transactions brought to their end
         self.messages = 0          # of them, those that someone accepted
         self.link: Link | None = None
@@ -107,6 +108,7 @@ class Session:
         self._following: Job | None = None
         self._accepted = False     # by someone, of the current task
         self._aborted: list[Aborted] = []
+        self._domains: set[str] = set()        # of recipients, where the server counts them
         self._todo: deque[client.Effect] = deque()
         self._running = False
 
@@ -134,10 +136,12 @@ class Session:
 
     @property
     def patient(self) -> bool:
-        """Whether it may take another task, by the limits of its relay."""
+        """Whether it may take another task, by the limits of its relay and those that its server told."""
         limits = self.relay.limits
-        return self.taken < limits.session_mail_max and (
-            self._client is None or self._client.failures < limits.max_failures_per_session)
+        if self._client is None:
+            return self.taken < limits.session_mail_max
+        most = min(limits.session_mail_max, self._client.extensions.mail_max or limits.session_mail_max)
+        return self.taken < most and self._client.failures < limits.max_failures_per_session and not self.sated
 
     def open(self, timeout: float) -> None:
         """Connect."""
@@ -281,8 +285,28 @@ class Session:
             return "5.6.7", "peer does not take internationalized mail (SMTPUTF8)"
         return None
 
+    def allows(self, task: Task) -> list[Envelope]:
+        """What of a task may go in one transaction, by what the server told (RFC 9422); when it is nothing, this
+        session can send no more of it, but another one can."""
+        assert self._client is not None
+        told = self._client.extensions
+        if not told.domain_max:
+            return task.envelopes[: told.rcpt_max] if told.rcpt_max else task.envelopes
+        found: list[Envelope] = []
+        domains = set(self._domains)
+        for envelope in task.envelopes:
+            domains.add(envelope.dest.domain.lower())
+            if len(domains) > told.domain_max:
+                domains.discard(envelope.dest.domain.lower())
+            elif not told.rcpt_max or len(found) < told.rcpt_max:
+                found.append(envelope)
+        self.sated = not found
+        return found
+
     def _job(self, task: Task) -> Job:
         self.taken += 1
+        if self._client is not None and self._client.extensions.domain_max:
+            self._domains |= {envelope.dest.domain.lower() for envelope in task.envelopes}
         return Job(task, self.agent.bodies.open(task.key.msgid, self._feed, task.body))
 
     def _feed(self) -> None:

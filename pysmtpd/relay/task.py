@@ -39,6 +39,15 @@ class Task:
     def full(self) -> bool:
         return len(self.envelopes) >= RCPT_MAX
 
+    def split(self, first: list[Envelope]) -> "Task":
+        """Leave these in this one; all others are in the task that is returned."""
+        rest = Task(self.key, self.size, self.has_8bit, self.body, binary=self.binary)
+        kept = set(map(id, first))
+        rest.envelopes = [envelope for envelope in self.envelopes if id(envelope) not in kept]
+        rest.tries = self.tries
+        self.envelopes = first
+        return rest
+
     def transaction(self) -> Transaction:
         recipients = [Recipient(str(env.dest), env.notify, env.orcpt or _orcpt(env)) for env in self.envelopes]
         return Transaction(self.key.sender, tuple(recipients), self.size, self.has_8bit, self.key.ret, self.key.envid,

@@ -178,10 +178,13 @@ class TransferAgent:
             # The one used last: those that are not needed grow old and leave.
             session = relay.idle.pop()
             task = self.next_task(session)
-            if task is None:
+            if task is not None:
+                session.take(task)
+            elif session.patient:
                 relay.idle.append(session)
                 break
-            session.take(task)
+            else:
+                session.quit()
         while relay.wants_connection() and not self.stopping and self._connect(relay):
             pass
         self._retire(relay)
@@ -207,11 +210,22 @@ class TransferAgent:
             self._release(relay)
             refusal = session.refuses(task)
             if refusal is None:
-                return task
+                return self._portion(session, task)
             for envelope in task.envelopes:
                 self.results.add(envelope, Outcome.PERMFAIL, *refusal, session=session.id, source=session.source,
                                  relay=str(session.route.host))
         return None
+
+    def _portion(self, session: Connection, task: Task) -> Task | None:
+        """As much of a task as this server takes at once; the rest waits for its next transaction, or for another
+        session."""
+        allowed = session.allows(task)
+        if not allowed:
+            session.relay.give_back(task)
+            return None
+        if len(allowed) < len(task.envelopes):
+            session.relay.give_back(task.split(allowed))
+        return task
 
     def _release(self, relay: Relay) -> None:
         if not relay.holding:
@@ -386,6 +400,9 @@ class TransferAgent:
             session.take(task)
             return
         relay = session.relay
+        if not session.patient:
+            session.quit()
+            return
         relay.idle.append(session)
         keepalive = relay.limits.session_keepalive
         assert session.link is not None

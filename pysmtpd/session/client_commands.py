@@ -1,12 +1,14 @@
 """What a client says: the transaction as it is handed in, what the server can do, and the commands that follow
-from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152, 3030, 3461 and 6531)."""
+from the two (RFC 5321 4.1.1, with the parameters of RFC 1870, 6152, 3030, 3461 and 6531; LIMITS of RFC 9422)."""
 
+import re
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Notify, Ret
 from pysmtpd.base.text import check_clean
 
 _NOTIFY = tuple((bit, bit.name or "") for bit in (Notify.SUCCESS, Notify.FAILURE, Notify.DELAY, Notify.NEVER))
+_LIMIT = re.compile(rb"([A-Z]+)=([1-9][0-9]{0,5})")    # RFC 9422 4: others are as if they were not there
 
 
 class Recipient(NamedTuple):
@@ -42,6 +44,9 @@ class Extensions(NamedTuple):
     auth: frozenset[str] = frozenset()
     takes_binary: bool = False     # BINARYMIME, and CHUNKING by which alone it may come
     smtputf8: bool = False
+    mail_max: int = 0              # LIMITS: MAIL in a session, RCPT in a transaction, and domains of recipients in a
+    rcpt_max: int = 0              # session; 0 when it did not say
+    domain_max: int = 0
 
 
 def parse_extensions(lines: list[bytes]) -> Extensions:
@@ -54,6 +59,7 @@ def parse_extensions(lines: list[bytes]) -> Extensions:
             # What servers of the last century said.
             words.setdefault(b"AUTH", []).extend([keyword[5:], *parameters])
     size = words.get(b"SIZE") or [b"0"]
+    limits = {found[1]: int(found[2]) for found in map(_LIMIT.fullmatch, words.get(b"LIMITS", ())) if found}
     return Extensions(
         pipelining=b"PIPELINING" in words,
         starttls=b"STARTTLS" in words,
@@ -63,6 +69,9 @@ def parse_extensions(lines: list[bytes]) -> Extensions:
         auth=frozenset(word.decode("ascii", "replace") for word in words.get(b"AUTH", ())),
         takes_binary=b"BINARYMIME" in words and b"CHUNKING" in words,
         smtputf8=b"SMTPUTF8" in words,
+        mail_max=limits.get(b"MAILMAX", 0),
+        rcpt_max=limits.get(b"RCPTMAX", 0),
+        domain_max=limits.get(b"RCPTDOMAINMAX", 0),
     )
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from pysmtpd.conf.config import Tls
 from pysmtpd.session.attributes import XCLIENT, XFORWARD
 
+LIMIT_MAX = 999999                 # RFC 9422 4
+
 
 class Offer(NamedTuple):
     """What the extensions offered depend on."""
@@ -16,6 +18,8 @@ class Offer(NamedTuple):
     lacking: frozenset[str]        # keywords that the listener leaves out
     max_message_size: int
     auth: tuple[str, ...] = ()     # mechanisms
+    max_mails: int = 0             # 0 is not told
+    max_rcpt: int = 0
     xclient: bool = False          # the client may say it
     xforward: bool = False
 
@@ -30,6 +34,12 @@ def _starttls(offer: Offer) -> bool:
 
 def _auth(offer: Offer) -> bool:
     return offer.auth != ()
+
+
+def _limits(offer: Offer) -> str:
+    """Those that are kept; a number of more than six digits cannot be said."""
+    told = (("MAILMAX", offer.max_mails), ("RCPTMAX", offer.max_rcpt))
+    return " ".join(f"{name}={value}" for name, value in told if 0 < value <= LIMIT_MAX)
 
 
 class Extension(NamedTuple):
@@ -51,6 +61,7 @@ EXTENSIONS = (
     Extension("DSN"),                                                            # RFC 3461
     Extension("STARTTLS", _starttls),                                            # RFC 3207
     Extension("AUTH", _auth, lambda offer: " ".join(offer.auth)),                # RFC 4954
+    Extension("LIMITS", lambda offer: _limits(offer) != "", _limits),           # RFC 9422
     Extension("XCLIENT", lambda offer: offer.xclient, lambda _offer: " ".join(XCLIENT)),
     Extension("XFORWARD", lambda offer: offer.xforward, lambda _offer: " ".join(XFORWARD)),
     Extension("HELP"),

@@ -29,7 +29,6 @@ class Proxied(Transactions):
     _may_xclient = False           # the other end is trusted to say XCLIENT
     _may_xforward = False
     _local = ""                    # our address, where names depend on it
-    _errors = 0
 
     # for the session
 
@@ -98,7 +97,8 @@ class Proxied(Transactions):
         self._username = said.get("LOGIN", "")
         self._authenticated = self._username != ""
         self._identities = []      # those of the proxy's certificate
-        self._mails = self._failures = self._errors = 0
+        self._mails = self._failures = 0
+        self._patience.renew()
         self._local = (said.get("DESTADDR") or self._local) if self._listener.hostnames else ""
         self._port = int(said.get("DESTPORT") or self._port)
         if "ADDR" in said:

@@ -26,8 +26,8 @@ from pysmtpd.session.smtp_command import Command, FilterPhase, loggable, split
 from pysmtpd.session.smtp_proxied import Proxied
 from pysmtpd.session.smtp_settings import LOCAL, SessionSettings, TlsFacts
 
-ERRORS_SOFT = 20                   # after so many commands that are none, each further one costs a second
-ERRORS_HARD = 100                  # and after so many the session
+# What brings a message on, and is bounded by limits of its own.
+_LEADING = (FilterPhase.RCPT_TO, FilterPhase.DATA)
 
 
 class SmtpSession(Proxied):
@@ -48,7 +48,9 @@ class SmtpSession(Proxied):
         self._commands = LMTP_COMMANDS if listener.lmtp else COMMANDS
         self._greeted = False
         self._client_known = False
-        self._errors = 0
+        self._struck = False       # something that is not borne for ever happened
+        self._erred = False        # the command in hand was counted as an error
+        self._rcpt = False         # it is RCPT
         self._command = b""        # the command being answered, for the log
         self._secretive = False    # AUTH was refused: what follows may be a password
 
@@ -121,6 +123,9 @@ class SmtpSession(Proxied):
     def _reply(self, text: Reply) -> None:
         self._send(text)
         if text[0] in "45":
+            if text[0] == "5" and not self._erred:
+                self._erred = True
+                self._struck |= self._patience.refusal() if self._rcpt else self._patience.error()
             self._log(logline.SMTP_FAILED_COMMAND.format(id=self.id, command=loggable(self._command), result=text))
 
     # connected
@@ -180,10 +185,13 @@ class SmtpSession(Proxied):
 
     def _next_command(self) -> bool:
         """Do the next command; False when there is none yet."""
+        if self._struck and self._lose_patience():
+            return True
         line = self._next_line()
         if line is None:
             return self.closed
         self._command = line
+        self._erred = self._rcpt = False
         parts = split(line)
         if parts is None:
             self._mistake(reply.R500_CONTROL)
@@ -194,6 +202,10 @@ class SmtpSession(Proxied):
             self._mistake(reply.R500_UNRECOGNIZED)
             return True
         self._secretive = verb == "AUTH"
+        if command.phase not in _LEADING:
+            self._struck = self._patience.command()
+        elif command.phase is FilterPhase.RCPT_TO:
+            self._rcpt = True
         refused = command.check(self, argument)
         if refused is None:
             command.proceed(self, argument)
@@ -202,15 +214,21 @@ class SmtpSession(Proxied):
         return True
 
     def _mistake(self, text: Reply) -> None:
-        """It is no command.  Who goes on with such is slowed down, then left."""
-        self._errors += 1
+        """It is no command."""
         if self._secretive:
             self._command = b"(...)"
         self._reply(text)
-        if self._errors >= ERRORS_HARD:
+
+    def _lose_patience(self) -> bool:
+        """After what is not borne for ever: the client is slowed down, in the end left."""
+        self._struck = False
+        if self._patience.lost:
             self._hang_up(reply.R421_TOO_MANY_ERRORS, "quit")
-        elif self._errors > ERRORS_SOFT:
-            self._wait(1.0)
+        elif self._patience.delay:
+            self._wait(self._patience.delay)
+        else:
+            return False
+        return True
 
     def _check_any(self, argument: str) -> Reply | None:
         return None
@@ -235,8 +253,8 @@ class SmtpSession(Proxied):
     def _proceed_ehlo(self, argument: str) -> None:
         self._identified(argument, ehlo=True)
         offer = extensions.Offer(self._listener.tls, self.secure, self._lacking,
-                                 self._settings.max_message_size, self._offered(), self._may_xclient,
-                                 self._may_xforward)
+                                 self._settings.max_message_size, self._offered(), self._settings.max_mails,
+                                 self._settings.max_rcpt, self._may_xclient, self._may_xforward)
         self._out.append(reply.multiline(250, self._hello(), extensions.keywords(offer)))
 
     def _identified(self, helo: str, *, ehlo: bool) -> None:

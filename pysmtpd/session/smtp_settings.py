@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from pysmtpd.base.date import UTC, Zone
 from pysmtpd.conf.config import Config, Listener
+from pysmtpd.session.patience import Bounds
 from pysmtpd.session.smtp_auth import MECHANISMS
 
 LOCAL = "local"                    # the address of a session over the control socket
@@ -20,6 +21,7 @@ class SessionSettings(NamedTuple):
     number: int = 0                # which of the listeners this is
     xclient_from: str = ""         # table of proxies that may say XCLIENT; empty: there are none
     xforward_from: str = ""
+    patience: Bounds = Bounds()
     mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
@@ -27,7 +29,9 @@ class SessionSettings(NamedTuple):
         """Those that a configuration gives a listener."""
         limits = config.limits
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
-                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from)
+                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from,
+                   Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
+                          limits.smtp_error_delay))
 
 
 class TlsFacts(NamedTuple):

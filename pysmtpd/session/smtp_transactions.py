@@ -33,6 +33,7 @@ from pysmtpd.session.header import Completion
 from pysmtpd.session.incoming import Chunked, Incoming
 from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
 from pysmtpd.session.path import parse_path
+from pysmtpd.session.patience import Patience
 from pysmtpd.session.received import received
 from pysmtpd.session.smtp_bdat import Chunking
 from pysmtpd.session.smtp_settings import LOCAL, SessionSettings, TlsFacts
@@ -60,6 +61,7 @@ class Transactions(Chunking):
         self._incoming: Incoming | None = None
         self._spare: MsgId | None = None  # a message id no message got
         self._mails = 0
+        self._patience = Patience(settings.patience)
         self._port = listener.port
         self._proxied = False      # XCLIENT was said
         self._forwarded: Attributes | None = None  # by XFORWARD, for one message
@@ -267,6 +269,7 @@ class Transactions(Chunking):
             self._reply_data(reply.R452_STORAGE if message.full else reply.R451_TEMPORARY, tx)
             return
         self._mails += 1
+        self._patience.renew()
         self._reply_data(Reply(f"250 2.0.0 {tx.msgid:08x} Message accepted for delivery"), tx)
         self._log(logline.SMTP_MESSAGE.format(id=self.id, msgid=tx.msgid, size=tx.size, nrcpt=len(tx.rcpts),
                                               proto=self._speaks))

@@ -27,7 +27,8 @@ def test_limits_are_not_reserved() -> None:
 
 
 def test_limit_keywords() -> None:
-    assert set(grammar_limit.KEYWORDS["smtp"]) == {"max-rcpt", "max-mails"}
+    assert set(grammar_limit.KEYWORDS["smtp"]) == {
+        "max-rcpt", "max-mails", "max-errors", "max-refused", "max-commands", "error-delay"}
     assert set(grammar_limit.KEYWORDS["mda"]) == {
         "max-session", "max-session-per-user", "task-lowat", "task-hiwat", "task-release"}
     assert set(grammar_limit.KEYWORDS["scheduler"]) == {
