@@ -104,13 +104,14 @@ class Envelope(Wire):
     bounce_delay: U32            # of a DELAYED bounce: seconds since ctime that it reports
     auth: Annotated[str, msgspec.Meta(max_length=AUTH_MAX)] = ""   # AUTH= of MAIL (RFC 4954 5): xtext, <>, or none
     remote: Name = ""            # the host whose reply errorline is, when it is one's
+    subaddress: Name = ""        # of a local delivery: what stood behind the delimiter of whom it is for
 
     def __post_init__(self) -> None:
         # One search over all texts: they are many, short, and nearly always clean.
         check_clean(
             f"{self.action} {self.user} {self.command} {self.tag} {self.smtpname} {self.helo} {self.hostname} "
             f"{self.username} {self.source} {self.envid} {self.orcpt} {self.errorline} {self.esc} "
-            f"{self.auth} {self.remote}",
+            f"{self.auth} {self.remote} {self.subaddress}",
             16384,
             "envelope",
         )

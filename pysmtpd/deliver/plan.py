@@ -8,7 +8,6 @@ from typing import NamedTuple
 from pysmtpd.base import format
 from pysmtpd.base.envelope import Envelope
 from pysmtpd.base.format import COMMAND, PATH, ExpandError, Values
-from pysmtpd.base.mailaddr import split_tag
 from pysmtpd.conf.config import ALIAS_USER, Action, Method
 from pysmtpd.deliver.command import INNER_COMMAND
 from pysmtpd.deliver.verdict import permfail, tempfail
@@ -33,12 +32,7 @@ def identity(envelope: Envelope, action: Action) -> Identity:
     return Identity(action.user or envelope.user, WorkerKind.MBOX if plain else WorkerKind.USER, userbase)
 
 
-def extension(envelope: Envelope, delimiter: str) -> str:
-    """The sub-address: what follows the delimiter in the local part."""
-    return split_tag(envelope.dest.user, delimiter)[2]
-
-
-def environment(envelope: Envelope, home: str, delimiter: str) -> list[tuple[str, str]]:
+def environment(envelope: Envelope, home: str) -> list[tuple[str, str]]:
     """All that a command sees."""
     found = [
         ("PATH", DEFAULT_PATH), ("DOMAIN", envelope.rcpt.domain), ("HOME", home),
@@ -46,7 +40,7 @@ def environment(envelope: Envelope, home: str, delimiter: str) -> list[tuple[str
         ("LOCAL", envelope.rcpt.user), ("LOGNAME", envelope.user), ("USER", envelope.user),
         ("SENDER", str(envelope.sender)),
     ]
-    tag = extension(envelope, delimiter)
+    tag = envelope.subaddress
     return [*found, ("EXTENSION", tag)] if tag else found
 
 
@@ -80,8 +74,8 @@ class Plan:
             jobid=jobid, method=method, argument=argument, wrapper=wrapper,
             mbox_from=format.mbox_from(envelope.sender), lmtp_from=str(envelope.sender),
             lmtp_rcpt=str(envelope.dest) if action.lmtp_rcpt_to else envelope.user,
-            size=size, has_8bit=has_8bit, junk=action.junk, extension=extension(envelope, self._delimiter),
-            environment=environment(envelope, self._home, self._delimiter), timeout=TIMEOUT, binary=binary,
+            size=size, has_8bit=has_8bit, junk=action.junk, extension=envelope.subaddress,
+            environment=environment(envelope, self._home), timeout=TIMEOUT, binary=binary,
         )
 
     def _method(self) -> tuple[str, str, str]:

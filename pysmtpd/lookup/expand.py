@@ -182,7 +182,8 @@ class Expansion:
 
     def _deliver(self, node: Node, envelope: Envelope) -> None:
         dest = envelope.dest
-        key = (envelope.agent, envelope.action, envelope.user, envelope.command, dest.user, dest.domain.lower())
+        key = (envelope.agent, envelope.action, envelope.user, envelope.command, envelope.subaddress, dest.user,
+               dest.domain.lower())
         if key in self._envelopes:
             node.note = "duplicate"
             return
@@ -306,16 +307,34 @@ class Expansion:
     def _username(self, node: Node, memo: Memo) -> Step:
         action = node.action
         assert action is not None
+        user, _, tag = split_tag(node.name, self._x.delimiter)
+        node.tag = tag or self._tag_kept(node)
         if not node.same and not node.direct:
             children = self._aliases(node, action, memo)
             if children:
                 return Step(children)
-        user = split_tag(node.name, self._x.delimiter)[0]
         info = self._user(user, action, memo)
         node.uid, node.home = info.uid, info.home
         if not self._forwards(node, user, action):
             return self._final(node, user, action, "")
         return self._forward(node, user, info, action, memo)
+
+    def _tag_kept(self, node: Node) -> str:
+        """bob stays bob+tag where an entry of bob, or his .forward, names himself; not where one of bob+tag does."""
+        user, tag = self._above(node)
+        taken = node.origin is not None and split_tag(node.origin.key.partition("@")[0], self._x.delimiter)[1]
+        return tag if user == node.name and not taken else ""
+
+    def _above(self, node: Node) -> tuple[str, str]:
+        """Whom a member stands for: user and sub-address."""
+        above = node.parent
+        while above is not None and above.kind is Kind.INCLUDE:
+            above = above.parent
+        if above is None:
+            return "", ""
+        name = above.name if above.kind is Kind.USERNAME else above.address.user.lower()
+        user, _, tag = split_tag(name, self._x.delimiter)
+        return user, tag or above.tag
 
     def _aliases(self, node: Node, action: Action, memo: Memo) -> list[Node] | None:
         if action.alias:
@@ -419,6 +438,7 @@ class Expansion:
         user = node.owner or self._x.only_user or ALIAS_USER
         self._check_ours(action.user or user, parent.uid if node.owner else None)
         node.home = parent.home if node.owner else ""
+        node.tag = self._above(node)[1]
         command = f"|{node.name}" if node.kind is Kind.COMMAND else node.name
         return Step(envelope=self._envelope_of(node, action, Agent.MDA, user, command))
 
@@ -433,7 +453,7 @@ class Expansion:
 
     def _envelope_of(self, node: Node, action: Action, agent: Agent, user: str, command: str = "") -> Envelope:
         return replace(self._envelope, agent=agent, action=action.name, dest=node.address, user=user, command=command,
-                       ttl=action.ttl or self._x.queue_ttl)
+                       subaddress=node.tag, ttl=action.ttl or self._x.queue_ttl)
 
 
 def refusing_reply(text: str, envelope: Envelope, delimiter: str) -> str:

@@ -31,7 +31,7 @@ class Node:
     """One step of an expansion."""
 
     __slots__ = ("action", "address", "children", "decision", "depth", "direct", "envelope", "error", "forwarded",
-                 "home", "identity", "kind", "name", "note", "origin", "parent", "rule", "same", "uid")
+                 "home", "identity", "kind", "name", "note", "origin", "parent", "rule", "same", "tag", "uid")
 
     def __init__(self, kind: Kind, name: str, address: MailAddr, parent: "Node | None", *, direct: bool = False,
                  origin: Origin | None = None) -> None:
@@ -53,6 +53,7 @@ class Node:
         self.envelope: Envelope | None = None
         self.uid: int | None = None    # of a user that exists
         self.home = ""
+        self.tag = ""                  # its sub-address
         self.forwarded = False         # its .forward was asked for
         self.error = ""
         self.note = ""

@@ -35,6 +35,7 @@ def _fields(e: Envelope) -> Iterator[tuple[str, object]]:
         yield "esc-code", f"{subject}{detail}".lstrip("0") or "0"
     if e.agent is Agent.MDA:
         yield "mda-exec", e.command
+        yield "mda-subaddress", e.subaddress
         yield "mda-user", e.user
     if bounce:
         if e.bounce is BounceKind.DELAYED:

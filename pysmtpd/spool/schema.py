@@ -12,12 +12,12 @@ from pysmtpd.base.envelope import Envelope, Schedule
 from pysmtpd.spool.backend import Stored, Unreadable
 
 APPLICATION_ID = 0x70736D74        # "psmt"
-VERSION = 2
+VERSION = 3
 PAGE_SIZE = 4096
 _ADDRESSES = frozenset({"sender", "rcpt", "dest"})
 _FIELDS = tuple(name for name in Envelope.__struct_fields__ if name != "evpid")
 _TEXTS = frozenset({"action", "user", "command", "tag", "smtpname", "helo", "hostname", "username", "source", "envid",
-                    "orcpt", "errorline", "esc", "auth", "remote"})
+                    "orcpt", "errorline", "esc", "auth", "remote", "subaddress"})
 
 
 def _columns() -> tuple[str, ...]:
@@ -59,6 +59,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE envelope ADD COLUMN auth TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE envelope ADD COLUMN remote TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # Until then it was taken from dest at each delivery.  The delimiter is nearly always a plus sign.
+        "ALTER TABLE envelope ADD COLUMN subaddress TEXT NOT NULL DEFAULT ''",
+        "UPDATE envelope SET subaddress = lower(substr(dest_user, instr(dest_user, '+') + 1)) "
+        "WHERE agent = 1 AND instr(dest_user, '+') > 0",
+    ),
 )
 assert len(MIGRATIONS) == VERSION
 
@@ -73,7 +79,7 @@ def to_row(stored: Stored) -> tuple[object, ...]:
         int(e.agent), e.action, sender.user, sender.domain, rcpt.user, rcpt.domain, dest.user, dest.domain,
         e.user, e.command, e.tag, e.smtpname, e.helo, e.hostname, e.username, e.source, int(e.flags), e.ctime, e.ttl,
         e.last_try, e.last_bounce, e.retry, int(e.notify), int(e.ret), e.envid, e.orcpt, e.errorline, e.esc,
-        int(e.bounce), e.bounce_delay, e.auth, e.remote,
+        int(e.bounce), e.bounce_delay, e.auth, e.remote, e.subaddress,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_lmtp_recipients() -> None:
 
 
 def test_the_environment() -> None:
-    env = envelope(rcpt="list@example.net", dest="joe+x-y@example.com", sender="b@example.org")
+    env = envelope(rcpt="list@example.net", dest="joe+x-y@example.com", sender="b@example.org", subaddress="x-y")
     message = plan(action(Method.MDA, "x"), env)
     assert dict(message.environment) == {
         "PATH": "/usr/bin:/bin", "DOMAIN": "example.net", "HOME": "/home/joe", "RECIPIENT": "joe+x-y@example.com",
@@ -85,7 +85,7 @@ def test_the_environment() -> None:
         "SENDER": "b@example.org", "EXTENSION": "x-y",
     }
     assert message.extension == "x-y"
-    assert "EXTENSION" not in dict(plan(action(Method.MDA, "x")).environment)
+    assert "EXTENSION" not in dict(plan(action(Method.MDA, "x"), envelope(dest="joe+elsewhere@x.com")).environment)
 
 
 def test_the_home_of_another_user() -> None:

@@ -37,6 +37,20 @@ def test_lists_includes_and_commands_of_aliases(start: Start, port: int, recipie
     daemon.until_logged(r"member no-such-user-here of <all@localhost>: no user no-such-user-here in <getpwnam>")
 
 
+def test_the_sub_address_of_an_aliass_target_chooses_the_folder(
+    start: Start, port: int, recipient: pwd.struct_passwd, where: Path, box: Path
+) -> None:
+    (where / "aliases").write_text(f"news: {recipient.pw_name}+Lists\n", encoding="utf-8")
+    folder = box / "maildir" / ".lists"
+    folder.mkdir(parents=True)
+    for path in (folder.parent, folder):
+        os.chown(path, recipient.pw_uid, recipient.pw_gid)
+    daemon = start(CONF.format(port=port, where=where, box=box))
+    mail.send(port, "news+x@localhost", "tagged")
+    until(lambda: mail.names_in(mail.maildir(folder))["tagged"], "the message in its folder")
+    daemon.until_logged(r"mda delivery .*to=<news\+x@localhost> .*result=Ok ")
+
+
 def userbase(where: Path, box: Path, recipient: pwd.struct_passwd, *names: str) -> None:
     """Users whose ids are the recipient's, with a home each in the box."""
     lines = []

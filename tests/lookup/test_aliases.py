@@ -113,6 +113,37 @@ def test_aliases(to: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("to, expected", [
+    ("bob+x@localhost", ["bob+x"]),
+    ("Bob+X+Y@localhost", ["bob+x+y"]),
+    ("bob+@localhost", ["bob"]),
+    ("sales+x@localhost", ["bob+lists"]),                         # the target's own
+    ("plain+x@localhost", ["bob"]),                               # another user's is not his
+    ("both@localhost", ["bob+a", "bob+b", "bob"]),                # three folders
+    ("eve+x@localhost", ["carol", "eve+x"]),                      # an entry that names itself
+    ("eve+y@localhost", ["eve"]),                                 # one that was written for this sub-address
+    ("carol+x@localhost", ["carol+x", "carol:|/bin/cmd+x"]),      # so does her .forward
+    ("robot+x@localhost", ["nobody:|/bin/robot+x"]),
+    ("listed+x@localhost", ["nobody:/var/list+x"]),
+    ("away+x@localhost", ["<ann+y@far.example>"]),
+])
+def test_sub_addresses(to: str, expected: list[str]) -> None:
+    expanding = made({
+        "sales": "bob+lists", "plain": "bob", "both": "bob+a, bob+b, bob", "eve": "eve, \\carol", "eve+y": "\\eve",
+        "robot": "|/bin/robot", "listed": ":include:/list", "away": "ann+y@far.example",
+    }, homes=Homes({"carol": b"\\carol\n|/bin/cmd\n"}, files={"/list": "/var/list\n"}))
+    found = expand(to, expanding).envelopes
+    assert [_end(one) + f"+{one.subaddress}" * bool(one.subaddress) for one in found] == expected
+
+
+def test_a_virtual_user_keeps_a_sub_address_that_no_entry_names() -> None:
+    expanding = made(virtual={"bob@localhost": "bob", "carol@localhost": "bob", "bob+x@localhost": "bob",
+                              "@mx.example.org": "dave"})
+    found = {to: expand(f"{to}@localhost", expanding).envelopes[0] for to in ("bob+y", "bob+x", "carol+y")}
+    assert [(one.user, one.subaddress) for one in found.values()] == [("bob", "y"), ("bob", ""), ("bob", "")]
+    assert expand("dave+y@mx.example.org", expanding).envelopes[0].subaddress == "y"
+
+
+@pytest.mark.parametrize("to, expected", [
     ("bob+x@localhost", ["<1@far.example>"]),
     ("bob@localhost", ["<2@far.example>"]),
     ("bob+y@localhost", ["<2@far.example>"]),

@@ -34,7 +34,8 @@ def test_a_local_recipient_is_a_delivery_to_its_user() -> None:
     expanded = expand("Bob+lists@MX.example.org")
     (made,) = expanded.envelopes
     assert expanded.reply == ""
-    assert made == envelope("Bob+lists@MX.example.org", agent=Agent.MDA, action="local", user="bob", ttl=4 * 86400)
+    assert made == envelope("Bob+lists@MX.example.org", agent=Agent.MDA, action="local", user="bob", subaddress="lists",
+                            ttl=4 * 86400)
     assert made.dest == made.rcpt == MailAddr("Bob+lists", "MX.example.org")
 
 

@@ -195,7 +195,8 @@ def test_recipients_are_expanded_for_smtp_and_for_queue() -> None:
         process.expand_rcpt(peer, ExpandRcpt(8, envelope("bob@far.example"), False, True))
         process.expand_rcpt(peer, ExpandRcpt(9, envelope("bob@far.example"), False, False))
         local, relay, refused = sorted(await peer.wait(3), key=lambda answer: answer.reqid)
-        made = envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root", ttl=4 * 86400)
+        made = envelope("Root+x@localhost", agent=Agent.MDA, action="local", user="root", subaddress="x",
+                        ttl=4 * 86400)
         assert local == RcptExpanded(7, process.seal.close([made]), 1, "", "")
         [out] = process.seal.open(relay.sealed)
         assert (out.action, relay.reqid, relay.count) == ("out", 8, 1)

@@ -187,16 +187,20 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     import sqlite3
 
     spool = SqliteSpool(str(tmp_path), 1)
-    spool.apply([message(1)])
+    tagged = envelope(1 << 32 | 2, rcpt="bob+Lists+x@example.net", agent=Agent.MDA, user="bob")
+    new = message(1, count=2)
+    new.insert = [new.insert[0], Stored(tagged, NOW, False)]
+    spool.apply([new])
     spool.close()
     old = sqlite3.connect(tmp_path / "spool.db")
-    for column in ("auth", "remote"):
+    for column in ("auth", "remote", "subaddress"):
         old.execute(f"ALTER TABLE envelope DROP COLUMN {column}")
     old.execute("PRAGMA user_version = 1")
     old.commit()
     old.close()
     spool = SqliteSpool(str(tmp_path), 1)
     assert spool.load([1 << 32 | 1]) == [Stored(envelope(1 << 32 | 1), NOW, False)]
+    assert spool.load([1 << 32 | 2]) == [Stored(replace(tagged, subaddress="lists+x"), NOW, False)]
     spool.close()
 
 
