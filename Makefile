@@ -29,7 +29,7 @@ NOCACHE = -p no:cacheprovider
 endif
 PYTEST = $(VENV)/bin/python -m pytest $(NOCACHE)
 
-.PHONY: help run test unit e2e check lint types bench check-next clean
+.PHONY: help run test unit e2e check lint types bench bench-tls check-next clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -6
@@ -60,6 +60,9 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m bench
+
+bench-tls: $(VENV)/.dev
+	$(VENV)/bin/python -m bench.tls
 
 # The newest interpreter that works here.
 NEXT = $(shell for v in 3.15 3.14 3.13 3.12; do python$$v -c '' 2>/dev/null && { echo python$$v; break; }; done)

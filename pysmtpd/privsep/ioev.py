@@ -5,6 +5,7 @@ ours: it is logged and costs this one connection, not the process.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -13,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from pysmtpd.base.trace import Trace
+from pysmtpd.privsep.loop import at_end
 
 if TYPE_CHECKING:
     from pysmtpd.privsep.process import Process
@@ -80,7 +82,7 @@ class Io:
     """One stream socket."""
 
     __slots__ = ("_closing", "_connecting", "_fd", "_handler", "_loop", "_out", "_process", "_sock", "_sweep",
-                 "_timeout", "_tls", "_tls_next", "_writing", "backlog", "closed", "deadline", "reading")
+                 "_timeout", "_tls", "_tls_next", "_turn", "_writing", "backlog", "closed", "deadline", "reading")
 
     def __init__(self, process: "Process", sock: socket.socket, handler: Handler, timeout: float = 300.0,
                  connecting: bool = False) -> None:
@@ -97,6 +99,7 @@ class Io:
         self._out: list[bytes] = []
         self._connecting = connecting
         self._closing = False
+        self._turn = b""
         self.reading = False
         self._writing = False
         self._tls: TlsLayer | None = None
@@ -122,13 +125,13 @@ class Io:
         """Send data, now as far as the kernel takes it, the rest when it does."""
         if self.closed or self._closing:
             return
-        if self._tls is not None:
-            try:
-                data = self._tls.encrypt(data)
-            except RuntimeError as error:
-                self._loop.call_soon(self._fail, f"TLS: {error}")
-                return
-        self._push(data)
+        if self._tls is None:
+            self._push(data)
+            return
+        try:
+            self._gather(self._tls.encrypt(data))
+        except RuntimeError as error:
+            self._loop.call_soon(self._fail, f"TLS: {error}")
 
     def pause(self) -> None:
         """Read no more until resume().  The idle timeout goes on."""
@@ -140,8 +143,7 @@ class Io:
         if not self.reading and not self.closed and not self._connecting and not self._closing:
             self.reading = True
             self._loop.add_reader(self._fd, self._readable)
-            if self._tls is not None:
-                # Decrypted octets may be waiting inside the layer.
+            if self._tls is not None and self._tls.more:
                 self._loop.call_soon(self._tls_pending)
 
     def close(self) -> None:
@@ -149,10 +151,10 @@ class Io:
         if self.closed or self._closing:
             return
         if self._tls is not None:
-            self._push(self._tls.shutdown())
+            self._gather(self._tls.shutdown())
         self._closing = True
         self.pause()
-        if not self._out:
+        if not self._out and not self._turn:
             self.abort()
 
     def abort(self) -> None:
@@ -166,12 +168,14 @@ class Io:
         self._sock.close()
         self._out.clear()
         self.backlog = 0
+        self._tls = None           # not some time later, with the handler that refers to us: it is large
 
     def start_tls(self, context: "TlsContext", *, server: bool, name: str = "") -> None:
         """Begin a handshake once everything written has left; io_tls() tells of its success, io_error() of its end."""
         self._tls_next = (context, server, name)
-        self.pause()
-        if not self._out:
+        if self._out:
+            self.pause()
+        else:
             self._begin_tls()
 
     def set_timeout(self, seconds: float) -> None:
@@ -187,6 +191,8 @@ class Io:
     # reading
 
     def _readable(self) -> None:
+        if self._tls is not None and self._tls.more:
+            return                 # what came before is not decrypted yet, and on its way
         try:
             size = self._sock.recv_into(_BUFFER)
         except (BlockingIOError, InterruptedError):
@@ -263,6 +269,23 @@ class Io:
             self._loop.call_soon(self._fail, "peer does not read")
         self._watch_write(True)
 
+    def _gather(self, data: bytes) -> None:
+        """Records leave at the end of the turn, in one piece: the last of a handshake with the first of what follows, a
+        reply with the good-bye."""
+        if not self._turn and data:
+            at_end(self._loop, self._end_turn)
+        self._turn += data
+        if len(self._turn) > READ_SIZE:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        data, self._turn = self._turn, b""
+        if self.closed:
+            return
+        self._push(data)
+        if self._closing and not self._out:
+            self.abort()
+
     def _watch_write(self, wanted: bool) -> None:
         if wanted is self._writing:
             return
@@ -333,20 +356,29 @@ class Io:
         try:
             plain = layer.feed(data)
         except TlsError as error:
-            self._push(layer.outgoing())
+            self._last_words(layer.outgoing())
             self._fail(f"TLS: {error}")
             return
-        self._push(layer.outgoing())
-        if layer.ready and not was_ready and not self.closed:
+        if layer.ready and not was_ready:
             info = layer.info()
             self._tell(lambda: self._handler.io_tls(info))
         for piece in plain:
             if self.closed:
                 return
             self._tell_data(piece)
-        if layer.ended and not self.closed:
+        if not self.closed and not self._closing:
+            self._gather(layer.outgoing())
+        if layer.more:
+            # Many small records: the others have their turn first.  While paused they wait inside the layer.
+            self._loop.call_soon(self._tls_pending)
+        elif layer.ended and not self.closed:
             self.pause()
             self._tell(self._handler.io_eof)
+
+    def _last_words(self, alert: bytes) -> None:
+        """Say why, if the kernel takes it."""
+        with contextlib.suppress(OSError):
+            self._sock.send(b"".join((*self._out, self._turn, alert)))
 
     def _tls_pending(self) -> None:
         if self._tls is not None and self.reading and not self.closed:

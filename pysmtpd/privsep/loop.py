@@ -8,6 +8,7 @@ other processes, lines of the log) leaves in the same turn: one system call and 
 import asyncio
 import math
 import selectors
+from collections.abc import Callable
 from typing import Any
 
 Events = list[tuple[selectors.SelectorKey, int]]
@@ -37,6 +38,14 @@ class Loop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(Selector())
+        self.last: list[Callable[[], None]] = []
+
+    def _run_once(self) -> None:
+        super()._run_once()  # type: ignore[misc]  # not in typeshed
+        if self.last:
+            last, self.last = self.last, []
+            for callback in last:
+                callback()
 
     def _process_events(self, event_list: Events) -> None:
         for key, mask in event_list:
@@ -47,3 +56,12 @@ class Loop(asyncio.SelectorEventLoop):
                 reader._run()
             if mask & _WRITE and writer is not None and not writer._cancelled:
                 writer._run()
+
+
+def at_end(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Run it when this turn of the loop is over, before anything is waited for: what is asked of call_soon() late in a
+    turn waits for the next one.  It must not raise."""
+    if isinstance(loop, Loop):
+        loop.last.append(callback)
+    else:
+        loop.call_soon(callback)

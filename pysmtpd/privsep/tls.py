@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
 from pysmtpd.base.text import is_clean
+from pysmtpd.privsep.libssl import Records
 
-RECORD = 16384                     # larger reads are slower: see docs/architecture.md on buffers
+RECORD = 16384                     # octets: larger reads are slower, see docs/architecture.md on buffers
+HANDSHAKE_MAX = 65536              # octets of a peer that has not finished its handshake
 FEED_MAX = 64                      # records decrypted per feed, so that one peer cannot hold the loop
 
 
@@ -41,9 +43,13 @@ class TlsContext:
 class TlsLayer:
     """One connection."""
 
+    __slots__ = ("_conn", "_context", "_expect", "_records", "_taken", "ended", "more", "ready")
+
     def __init__(self, context: TlsContext, *, server: bool, name: str = "") -> None:
         self.ready = False
         self.ended = False         # the peer closed its side
+        self.more = False          # there are records left: feed on, with nothing, before anything new
+        self._taken = 0            # octets of the handshake
         self._context = context
         self._conn = SSL.Connection(context.context, None)
         if server:
@@ -52,46 +58,50 @@ class TlsLayer:
             if name and not _is_address(name):
                 self._conn.set_tlsext_host_name(name.encode("ascii", "ignore"))
             self._conn.set_connect_state()
+        self._records = Records(self._conn)
         self._expect = name.lower() if context.verify and not server else ""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Octets from the peer; what they decrypt to.  Raises TlsError."""
-        while data:
-            data = data[self._conn.bio_write(data) :]
+        records = self._records
+        if data:
+            records.put(data)
         try:
             if not self.ready:
-                self._conn.do_handshake()
+                if not records.shake():
+                    return self._unfinished(len(data))
                 self._check_name()
                 self.ready = True
             return self._read()
-        except SSL.WantReadError:
-            return []
-        except SSL.ZeroReturnError:
-            self.ended = True
-            return []
         except SSL.Error as error:
             raise TlsError(reason(error)) from None
 
+    def _unfinished(self, size: int) -> list[bytes]:
+        self._taken += size
+        if self._taken > HANDSHAKE_MAX:
+            raise TlsError("the handshake is too long")
+        self.ended = self._records.closed
+        return []
+
     def encrypt(self, data: bytes) -> bytes:
         """Plain octets; what to send for them."""
-        view = memoryview(data)
-        out = []
-        while view:
-            try:
-                sent = self._conn.send(view[:RECORD])
-            except SSL.Error as error:
-                raise TlsError(reason(error)) from None
-            view = view[sent:]
-            out.append(self.outgoing())
+        records = self._records
+        try:
+            if len(data) <= RECORD:
+                if data:
+                    records.write(data)
+                return records.take()
+            view, out = memoryview(data), []
+            for start in range(0, len(data), RECORD):
+                records.write(view[start : start + RECORD])
+                out.append(records.take())
+        except SSL.Error as error:
+            raise TlsError(reason(error)) from None
         return b"".join(out)
 
     def outgoing(self) -> bytes:
         """Octets that want to be sent."""
-        out = []
-        with contextlib.suppress(SSL.WantReadError):
-            while True:
-                out.append(self._conn.bio_read(4 * RECORD))
-        return b"".join(out)
+        return self._records.take()
 
     def shutdown(self) -> bytes:
         """What says good-bye."""
@@ -120,13 +130,14 @@ class TlsLayer:
 
     def _read(self) -> list[bytes]:
         pieces: list[bytes] = []
-        try:
-            for _ in range(FEED_MAX):
-                pieces.append(self._conn.recv(RECORD))
-        except SSL.WantReadError:
-            pass
-        except SSL.ZeroReturnError:
-            self.ended = True
+        for _ in range(FEED_MAX):
+            piece = self._records.read()
+            if not piece:
+                self.more = False
+                self.ended = self._records.closed
+                return pieces
+            pieces.append(piece)
+        self.more = True
         return pieces
 
 

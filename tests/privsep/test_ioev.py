@@ -181,3 +181,45 @@ def test_garbage_instead_of_a_handshake(bench: Bench, authority: trustme.CA) -> 
     bench.a.write(b"MAIL FROM:<a@example.org>\r\n")
     bench.until(lambda: bench.b.closed)
     assert bench.theirs.events[-1].startswith("error TLS: ")
+
+
+def secured(bench: Bench) -> None:
+    authority = trustme.CA()
+    bench.a.start_tls(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    bench.b.start_tls(client_context(verify=False), server=False)
+    bench.until(lambda: len(bench.ours.events) > 0 and len(bench.theirs.events) > 0)
+
+
+def test_many_small_records_arrive_without_anything_after_them(bench: Bench) -> None:
+    secured(bench)
+    for number in range(500):
+        bench.b.write(b"%03d" % number)
+    bench.until(lambda: len(bench.ours.data) == 1500)
+    assert bench.ours.data == b"".join(b"%03d" % number for number in range(500))
+
+
+def test_small_records_wait_while_nothing_is_wanted(bench: Bench) -> None:
+    secured(bench)
+    bench.ours.on_data = lambda _data: bench.a.pause()
+    for number in range(500):
+        bench.b.write(b"%03d" % number)
+    bench.until(lambda: len(bench.ours.data) > 0)
+    bench.loop.run_until_complete(asyncio.sleep(0.05))
+    assert len(bench.ours.data) < 1500
+    while len(bench.ours.data) < 1500:
+        before = len(bench.ours.data)
+        bench.a.resume()
+        bench.until(lambda before=before: len(bench.ours.data) > before)   # type: ignore[misc]
+
+
+def test_what_a_turn_says_under_tls_leaves_in_one_piece_and_before_the_end(bench: Bench) -> None:
+    secured(bench)
+    pieces: list[bytes] = []
+    bench.theirs.on_data = pieces.append
+    bench.a.write(b"one ")
+    bench.a.write(b"two")
+    bench.a.close()
+    assert not bench.a.closed
+    bench.until(lambda: "eof" in bench.theirs.events)
+    assert pieces == [b"one ", b"two"]
+    assert bench.a.closed and bench.a.backlog == 0

@@ -8,7 +8,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pysmtpd.privsep.tls import TlsContext, TlsError, TlsLayer
+from pysmtpd.privsep.tls import FEED_MAX, HANDSHAKE_MAX, TlsContext, TlsError, TlsLayer
 from pysmtpd.privsep.tls_context import client_context, load_pair, server_context
 from tests.support.certificates import ca_of, pair_of, pem_of, shake
 
@@ -183,3 +183,47 @@ def test_garbage_raises_only_tls_errors(pieces: list[bytes]) -> None:
             layer.feed(piece)
         except TlsError:
             return
+
+
+def test_small_records_are_taken_in_turns(authority: trustme.CA) -> None:
+    """One peer does not hold the loop, and nothing of it stays behind."""
+    client = TlsLayer(client_context(verify=False), server=False)
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    shake(client, server)
+    sent = b"".join(client.encrypt(b"%03d" % number) for number in range(3 * FEED_MAX // 2))
+    first = server.feed(sent)
+    assert len(first) == FEED_MAX and server.more
+    rest = server.feed(b"")
+    assert b"".join(first + rest) == b"".join(b"%03d" % number for number in range(3 * FEED_MAX // 2))
+    assert not server.more
+
+
+def test_a_handshake_without_end_is_ended(authority: trustme.CA) -> None:
+    """Pieces of a message of 100 KiB, each of which is fine."""
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    head = b"\x16\3\1" + (1000).to_bytes(2, "big")
+    server.feed(head + (b"\x01" + (100_000).to_bytes(3, "big") + b"\3\3").ljust(1000, b"\0"))
+    for _ in range(HANDSHAKE_MAX // 1005 - 1):
+        server.feed(head + bytes(1000))
+    with pytest.raises(TlsError, match="the handshake is too long"):
+        server.feed(head + bytes(1000))
+
+
+@pytest.mark.parametrize("version", ["tlsv1.2", "tlsv1.3"])
+def test_a_handshake_octet_by_octet(authority: trustme.CA, version: str) -> None:
+    client = TlsLayer(client_context(verify=False, protocols=version), server=False)
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    client.feed(b"")
+    for _ in range(10):
+        for source, target in ((client, server), (server, client)):
+            data = source.outgoing()
+            for number in range(len(data)):
+                target.feed(data[number : number + 1])
+    assert client.ready and server.ready
+
+
+def test_a_good_bye_in_the_middle_of_the_handshake_is_an_end(authority: trustme.CA) -> None:
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    with contextlib.suppress(TlsError):
+        server.feed(b"\x15\3\1\0\2\1\0")
+    assert not server.ready
