@@ -44,7 +44,8 @@ PRIVSEP = """# Who runs as whom, where, and speaks with whom
 {made}
 
 Every process but the parent is executed anew (`python -I -m`), so that no two share a memory layout. Each has a
-title, `pysmtpd: queue`; the parent is `pysmtpd: [priv]`. All but parent, conf and worker have `NoNewPrivs` set and
+title, `pysmtpd: queue`; the parent is `pysmtpd: [priv]`, the second smtp process `pysmtpd: smtp 1`, and a worker names
+its user: `pysmtpd: worker joe`. All but parent, conf and worker have `NoNewPrivs` set and
 cannot be traced or dumped. Without root all of them run as the invoking user, without chroot.
 
 | process | user | jail | speaks with | imports besides the common part | may hold | job |

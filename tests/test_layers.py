@@ -38,9 +38,9 @@ ALSO: dict[str, set[str]] = {
     "privsep/source.py": {"conf"},
     "privsep/certificate.py": {"conf.source"},
     "privsep/reexec.py": set(),
-    "deliver/worker.py": {"privsep.jail"},
+    "deliver/worker.py": {"privsep.jail", "privsep.title"},
     "lookup/build.py": {"privsep.passwd"},
-    "lookup/system_users.py": {"privsep.jail"},
+    "lookup/system_users.py": {"privsep.jail", "privsep.title"},
     # The tests in smtpd.conf are judged by the evaluator that will decide.
     "readconf.py": {"conf", "privsep", "lookup.reach", "lookup.trial"},
     "__main__.py": {"parent", "readconf", "privsep", "conf.words"},

@@ -28,6 +28,7 @@ from pysmtpd.deliver.verdict import Failed, Gone, Sink, Verdict, permfail, tempf
 from pysmtpd.imsg import Decoder, Encoder, ImsgError, Message
 from pysmtpd.messages import BodyCredit, Outcome, WorkerBody, WorkerDeliver, WorkerDelivered
 from pysmtpd.privsep import jail
+from pysmtpd.privsep.title import set_title
 from pysmtpd.session.client_commands import Recipient, Transaction
 
 MDA_FD = 3
@@ -229,6 +230,7 @@ def _zone() -> Zone:
 def main() -> NoReturn:
     """All of a worker's life."""
     identity = parse(sys.argv[1:])
+    set_title(f"pysmtpd: worker {identity.user}")
     sock = socket.socket(fileno=MDA_FD)
     os.set_inheritable(MDA_FD, False)
     sock.settimeout(STALL_TIMEOUT)

@@ -21,6 +21,7 @@ from pysmtpd.imsg import Decoder, Encoder, ImsgError
 from pysmtpd.lookup import libcrypt
 from pysmtpd.messages import AuthAnswered, AuthAsk, AuthResult
 from pysmtpd.privsep import jail
+from pysmtpd.privsep.title import set_title
 
 LKA_FD = 3
 LIFETIME = 50                      # seconds; lka waits 60
@@ -201,6 +202,7 @@ def serve(sock: socket.socket) -> None:
 
 def main() -> NoReturn:
     """All of its life."""
+    set_title("pysmtpd: auth")
     signal.alarm(LIFETIME)
     os.umask(0o077)
     os.closerange(LKA_FD + 1, FD_MAX)

@@ -86,7 +86,9 @@ def test_a_command_that_fails_for_now(start: Start, port: int, recipient: pwd.st
 def test_a_stopped_worker_does_not_outlive_the_daemon(start: Start, port: int, recipient: pwd.struct_passwd) -> None:
     daemon = start(LOCAL.format(port=port, how='mda "kill -STOP $PPID; cat >/dev/null"'))
     mail.send(port, f"{recipient.pw_name}@localhost", "stopped")
-    [worker] = until(lambda: [pid for pid in descendants(daemon.pid) if "deliver.worker" in title(pid)], "the worker")
+    # The first: what it forked bears its title until it becomes something else.
+    worker, *_ = until(lambda: [pid for pid in descendants(daemon.pid) if title(pid).startswith("pysmtpd: worker ")],
+                     "the worker")
     until(lambda: " (stopped)" in Path(f"/proc/{worker}/status").read_text(encoding="utf-8"), "its stop")
     daemon.stop()
     until(lambda: not alive(worker), "its end")
@@ -119,7 +121,8 @@ def test_a_worker_serves_many_and_leaves(start: Start, port: int, recipient: pwd
     for at in range(20):
         mail.send(port, f"{recipient.pw_name}@localhost", f"many-{at}")
     until(lambda: len(mail.maildir(box / "m")) == 20, "20 messages")
-    workers = [pid for pid in descendants(daemon.pid) if "deliver.worker" in title(pid) or "worker" in title(pid)]
+    workers = [pid for pid in descendants(daemon.pid) if "worker" in title(pid)]
+    assert {title(pid) for pid in workers} == {f"pysmtpd: worker {recipient.pw_name}"}
     assert len(workers) <= 7
     until(lambda: not any(alive(pid) for pid in workers), "the end of idle workers", 12)
     mail.send(port, f"{recipient.pw_name}@localhost", "again")

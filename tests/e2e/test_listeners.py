@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import IS_ROOT, Start
 from tests.support import mail
-from tests.support.daemon import until
+from tests.support.daemon import descendants, title, until
 
 CONFIG = """
 smtp workers {workers}
@@ -35,6 +35,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def test_several_processes_share_a_port(start: Start, port: int, box: Path, recipient: object) -> None:
     daemon = start(CONFIG.format(workers=3, address="127.0.0.1", port=port, box=box))
+    titles = {title(pid) for pid in descendants(daemon.pid)}
+    assert titles >= {"pysmtpd: smtp", "pysmtpd: smtp 1", "pysmtpd: smtp 2"}
     clients = []
     for number in range(24):
         client = smtplib.SMTP("127.0.0.1", port, timeout=20)
