@@ -72,9 +72,9 @@ def _verdict(config: Config, decision: Decision, envelope: Envelope) -> tuple[st
 
 
 def envelope_of(config: Config, one: Expectation, sender: MailAddr, rcpt: MailAddr) -> Envelope:
-    """As a session would ask: from the socket the client has our name, from elsewhere perhaps none."""
+    """As a session would ask: from the socket the client has our name, and counts as authenticated."""
     hostname = one.rdns or (config.hostname if one.source == LOCAL else UNKNOWN)
-    flags = int(Flag.AUTHENTICATED) if one.username else 0
+    flags = int(Flag.AUTHENTICATED) if one.username or one.source == LOCAL else 0
     return Envelope(
         0, Agent.MTA, "", sender, rcpt, rcpt, "", "", one.tag, config.hostname, one.helo, hostname, one.username,
         one.source, flags, 0, 0, 0, 0, 0, 0, Ret.NONE, "", "", "", "", BounceKind.NONE, 0,

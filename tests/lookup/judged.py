@@ -1,27 +1,34 @@
 """What becomes of the recipients of a case (tests/lookup/cases.py) here, in the words of OpenSMTPD's verdicts.
 
-A verdict is the reply to RCPT, and with 250 the deliveries: agent, destination, user, action, command or file.
+A verdict is the reply to RCPT, and with 250 the deliveries: agent, destination, user, action, command or file,
+sub-address.
 """
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pysmtpd.base.envelope import Agent, Envelope
+from pysmtpd.base.envelope import Agent, Envelope, Flag
 from pysmtpd.base.struct import replace
 from pysmtpd.conf.load import load
+from pysmtpd.lookup import rewritten as rewriting
 from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.expand import Expander, Expansion
+from pysmtpd.lookup.facts import LOCAL
 from pysmtpd.lookup.forward import ABSENT, Forward, Included, Opening, User, read_file
-from pysmtpd.lookup.memo import Memo
+from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table import Tables
+from pysmtpd.lookup.table_slow import Answer, Question, SlowTable
+from pysmtpd.maps import cdb
+from pysmtpd.maps.text import parse
 from pysmtpd.session.path import parse_path
 from tests.conf.machine import PATH, Machine
 from tests.lookup.cases import UIDS
 from tests.lookup.judging import Session
-from tests.lookup.made import envelope, static
-from tests.lookup.walked import ALL, Book, Verdict, read_tables, rows_between
+from tests.lookup.made import envelope, settled, static
+from tests.lookup.walked import ALL, Book, Verdict, read_table, rows_between
 
 HOSTNAME = "mx.example.org"
 
@@ -48,6 +55,29 @@ class Files:
         return read_file(path)
 
 
+class Asked(SlowTable):
+    """A program that has these entries."""
+
+    def __init__(self, name: str, entries: dict[str, str]) -> None:
+        super().__init__(name, "plain")
+        self.entries = entries
+
+    async def ask(self, question: Question) -> Answer:
+        return self.entries.get(question.key)
+
+
+def make_map(source: Path, database: Path) -> None:
+    """As makemap does."""
+    entries = parse(source.read_text(), str(source)).entries
+    *pieces, header = cdb.build((key.lower().encode(), value.encode()) for key, value in entries)
+    database.write_bytes(header + b"".join(pieces)[len(header):])
+
+
+def _source(session: dict[str, Any]) -> str:
+    source: str = session["source"]
+    return f"[{source}]" if ":" in source else source
+
+
 class Judged(NamedTuple):
     """A verdict of ours, and what led to it."""
 
@@ -69,7 +99,10 @@ class Judge:
 
     def __init__(self, case: dict[str, Any], directory: Path) -> None:
         self.directory = directory
-        machine = Machine(self.put(case["conf"]))
+        conf = self.put(case["conf"])
+        # A program that knows whole keys and no more: its questions are answered here.
+        programs = set(re.findall(r"^table (\w+) plain:", conf, re.MULTILINE))
+        machine = Machine(re.sub(r"^(table \w+) plain:", r"\1 file:", conf, flags=re.MULTILINE))
         machine.name = HOSTNAME
         machine.addresses = {"lo": ["127.0.0.1", "::1"]}
         for name, text in case["files"].items():
@@ -77,39 +110,59 @@ class Judge:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.put(text))
             machine.put(str(path), self.put(text))
+            database = directory / f"{name}.db"
+            if f"db:{database}\n" in conf:
+                if not database.exists():
+                    make_map(path, database)
+                machine.put(str(database), database.read_bytes())
+        for name in ("mx.crt", "mx.key"):
+            machine.put(str(directory / name), "x")
         loaded = load(PATH, machine)
         assert loaded.config is not None, "\n".join(map(str, loaded.errors))
         users = static("<getpwnam>")
         users.fill((user, f"{UIDS[user]}:{UIDS[user]}:{directory}/home/{user}") for user in case["users"])
-        tables = Tables([users, *(one for one in build_tables(loaded.config) if one.name != users.name)])
+        made = [Asked(one.name, read_table(loaded.config.tables[one.name])) if one.name in programs else one
+                for one in build_tables(loaded.config) if one.name != users.name]
+        tables = Tables([users, *made])
         self.expander = Expander(loaded.config, Ruleset(loaded.config.rules, tables), tables, Homes(), Files())
         passwd = {user: f"{UIDS[user]}:{UIDS[user]}:{directory}/home/{user}" for user in case["users"]}
-        self.book = Book(loaded.config, read_tables(loaded.config), passwd)
+        found = {name: read_table(table) for name, table in loaded.config.tables.items()}
+        self.book = Book(loaded.config, found, passwd, case["now"])
+        rewritten = rewriting.of(loaded.config, lambda: case["now"], lambda _text: None)
+        if rewritten is not None:
+            self.expander.reverse = rewritten.reverse
 
     def put(self, text: str) -> str:
         return text.replace("@D@", str(self.directory))
 
-    def foretold(self, session: dict[str, Any], rcpt: str) -> Foretold:
-        """What the book says of both."""
-        who = Session(session["source"] if ":" not in session["source"] else f"[{session['source']}]",
-                      session["rdns"], session["helo"], session["tag"], session["sender"])
-        there = self.there(self.book.walk(who, rcpt, ALL))
-        here = self.there(self.book.walk(who, rcpt, frozenset()))
-        return Foretold(there, here, rows_between(self.book, who, rcpt) if there != here else [])
+    def foretold(self, session: dict[str, Any], rcpt: str, there: Verdict) -> Foretold:
+        """What the book says of both.  there: their verdict, where it has to choose."""
+        who = Session(_source(session), session["rdns"], session["helo"], session["tag"], session["sender"],
+                      session["username"], session["tls"])
+        here, quirks = self.there(self.book.walk(who, rcpt, frozenset())), ALL
+        foretold = self.there(self.book.walk(who, rcpt, quirks))
+        if foretold[0] != there[0]:
+            quirks = ALL | {"errno"}
+            foretold = self.there(self.book.walk(who, rcpt, quirks))
+        return Foretold(foretold, here, rows_between(self.book, who, rcpt, quirks) if foretold != here else [])
 
     def there(self, verdict: Verdict) -> Verdict:
         """With the directory of the case as it is written there."""
         reply, ends = verdict
-        return reply, [(*end[:4], end[4].replace(str(self.directory), "@D@")) for end in ends]
+        return reply, [tuple(field.replace(str(self.directory), "@D@") for field in end) for end in ends]
 
     def judge(self, session: dict[str, Any], rcpt: str) -> Judged:
         path, sender = parse_path(f"<{rcpt}>", HOSTNAME), parse_path(f"<{session['sender']}>", HOSTNAME)
         assert path is not None and sender is not None
-        source = f"[{session['source']}]" if ":" in session["source"] else session["source"]
         asked = replace(envelope(rcpt), tag=session["tag"], helo=session["helo"], hostname=session["rdns"],
-                        source=source, smtpname=HOSTNAME, sender=sender[0], rcpt=path[0], dest=path[0])
-        expansion = self.expander.expansion(asked, tls=False, local=False)
-        expanded = expansion.run(Memo())
+                        source=_source(session), smtpname=HOSTNAME, sender=sender[0], rcpt=path[0], dest=path[0],
+                        username=session["username"],
+                        flags=int(Flag.AUTHENTICATED) if session["username"] or session["source"] == LOCAL else 0)
+        expansion = self.expander.expansion(asked, tls=session["tls"], local=session["source"] == LOCAL)
+        try:
+            expanded = expansion.run(Memo())
+        except Pending:
+            expanded = settled(expansion.run)
         if expanded.reply:
             reply = expanded.reply if expanded.whole else f"{expanded.reply}: <{rcpt}>"
             return Judged((reply, []), expansion, expanded)
@@ -119,4 +172,4 @@ class Judge:
     def delivery(self, one: Envelope) -> tuple[str, ...]:
         command = one.command.replace(str(self.directory), "@D@")
         user = one.user if one.agent is Agent.MDA else ""
-        return one.agent.name.lower(), str(one.dest).lower(), user, one.action, command
+        return one.agent.name.lower(), str(one.dest).lower(), user, one.action, command, one.subaddress

@@ -2,7 +2,8 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pysmtpd.conf.config import Criterion, Rule
@@ -23,6 +24,12 @@ class Session(NamedTuple):
     tls: bool = False
 
 
+class Entries(dict[str, str]):
+    """Of a table, by their keys in lower case."""
+
+    written: Sequence[str] = ()    # the keys
+
+
 class Unknown(Exception):
     """Nobody can tell now."""
 
@@ -30,7 +37,7 @@ class Unknown(Exception):
 class Tests:
     """What rules may ask about one address."""
 
-    def __init__(self, session: Session, dest: str, internal: bool, tables: Mapping[str, Mapping[str, str]],
+    def __init__(self, session: Session, dest: str, internal: bool, tables: Mapping[str, Entries],
                  quirks: frozenset[str]) -> None:
         self.session, self.dest, self.internal = session, dest.lower(), internal
         self.tables, self.quirks = tables, quirks
@@ -59,7 +66,7 @@ class Tests:
             case "tag":
                 return self._some(one, who.tag.lower(), str.__eq__)
             case "from":
-                return self._some(one, "local" if self.internal else who.source.lower(), _net)
+                return self._some(one, "local" if self.internal else who.source.lower(), self._net)
             case "from-socket":
                 return None if self.internal else who.source == "local"
             case "from-rdns":
@@ -69,9 +76,7 @@ class Tests:
             case "helo":
                 return self._some(one, who.helo.lower(), self._host)
             case "auth":
-                name = who.username.lower()
-                return bool(name) and (not one.table or self._some(one, name, self._mail if "@" in name
-                                                                   else str.__eq__))
+                return self._auth(one, who.username.lower())
             case "tls":
                 if "tls" in self.quirks:
                     raise Unknown
@@ -80,13 +85,18 @@ class Tests:
                 return self._some(one, who.sender.lower() or "@", self._mail)
         return self._some(one, self.dest, self._mail)
 
+    def _auth(self, one: Criterion, name: str) -> bool:
+        if not name and self.session.source != "local":
+            return False
+        return not one.table or self._some(one, name, self._mail if "@" in name else str.__eq__)
+
     def _rdns(self, one: Criterion) -> bool | None:
         name = "local" if self.internal else self.session.rdns.lower()
         if not one.table:
             return None if self.internal else name != UNKNOWN
         if name == UNKNOWN:
             return None
-        return self._some(one, name, _net if "rdns" in self.quirks else self._host)
+        return self._some(one, name, self._net if "rdns" in self.quirks else self._host)
 
     def _for(self, one: Criterion) -> bool:
         domain = self.dest.rpartition("@")[2]
@@ -97,12 +107,11 @@ class Tests:
         address = ipaddress.ip_address(domain[1:-1].removeprefix("ipv6:"))
         return self._some(one, f"[{address}]" if address.version == 6 else str(address), self._host)
 
-    def _some(self, one: Criterion, text: str, test: "object") -> bool:
-        assert callable(test)
-        entries: Iterable[str] = self.tables[one.table]
+    def _some(self, one: Criterion, text: str, test: Callable[[str, str], bool]) -> bool:
+        table = self.tables[one.table]
         if one.regex:
-            return any(self._regex(entry, text) for entry in entries)
-        return any(test(entry.lower(), text) for entry in entries)
+            return any(self._regex(entry, text) for entry in table.written)
+        return any(test(entry, text) for entry in table)
 
     def _regex(self, entry: str, text: str) -> bool:
         if "regex" in self.quirks:
@@ -129,6 +138,9 @@ class Tests:
             return False
         return not wanted or wanted == (user if "+" in wanted else user.partition("+")[0])
 
+    def _net(self, entry: str, text: str) -> bool:
+        return entry == text or (not ("]/" in entry and "brackets" in self.quirks) and _is_in(text, entry))
+
 
 def _one_way(pattern: str, name: str) -> bool:
     """A star goes on to the first character that is what follows it, and never back."""
@@ -147,12 +159,23 @@ def _one_way(pattern: str, name: str) -> bool:
     return at == len(pattern) and to == len(name)
 
 
-def _net(entry: str, text: str) -> bool:
-    if entry == text:
-        return True
+@lru_cache
+def _is_in(text: str, entry: str) -> bool:
+    network = _network(entry)
     try:
         address = ipaddress.ip_address(text.strip("[]"))
-        network = ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
         return False
-    return address.version == network.version and address in network
+    return network is not None and address.version == network.version and address in network
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """IPv4 may be cut short, and then is as long as its class and what is written."""
+    if found := re.fullmatch(r"(\d+)((?:\.\d+){0,2})", entry):
+        count, number = entry.count(".") + 1, int(found[1])
+        width = max(8 * count, 8 if number < 128 or number > 223 else 16 if number < 192 else 24)
+        entry = f"{entry}{'.0' * (4 - count)}/{width}"
+    try:
+        return ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return None

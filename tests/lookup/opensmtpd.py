@@ -1,9 +1,11 @@
 """Collects OpenSMTPD 7.8's verdicts on cases, and shows where ours differ.  No test: it needs root and an OpenSMTPD.
 
-    python -m tests.lookup.opensmtpd --smtpd FILE --spool DIR --run DIR [--cases N] [--odd 0.1] [--out FILE]
+    python -m tests.lookup.opensmtpd --smtpd FILE --smtpctl FILE --spool DIR --run DIR [--cases N] [--odd 0.1]
+        [--out FILE] [--keep DIR]
 
-FILE is an smtpd configured with those directories as its queue and socket paths.  It runs in namespaces of its own: no
-network but loopback, and neither its users nor its files are seen by anybody else.
+smtpd and smtpctl are configured with those directories as their queue and socket paths, and with table-db.  They run
+in namespaces of their own: no network but loopback, and neither their users nor their files are seen by anybody else.
+The program tests/lookup/table-plain has to be in the directory for table programs.
 """
 
 import argparse
@@ -12,6 +14,9 @@ import json
 import os
 import shutil
 import smtplib
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +31,7 @@ from tests.lookup.judged import HOSTNAME, Judge
 from tests.lookup.walked import Verdict
 
 WAIT = 10.0                        # seconds for the daemon to come up, and for each reply
+IMSG_CTL_SMTP_SESSION, IMSG_VERSION = 35, 16
 _MBOXFILE = "/mail.mboxfile -f %{mbox.from} "
 
 
@@ -42,6 +48,9 @@ def prepare(args: argparse.Namespace, top: Path) -> None:
     # Its own users, whatever their names are; a user of this machine is none of a case.
     kept = [line for line in Path("/etc/passwd").read_text().splitlines() if line.startswith(args.users)]
     (top / "passwd").write_text(users + "\n".join(kept) + "\n")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-subj", f"/CN={HOSTNAME}", "-keyout", top / "mx.key", "-out", top / "mx.crt"], check=True,
+                   capture_output=True)
     for directory in ("spool", "run"):
         (top / directory).mkdir()
         subprocess.run(["mount", "--bind", top / directory, getattr(args, directory)], check=True)
@@ -66,6 +75,13 @@ def collect(case: dict[str, Any], args: argparse.Namespace, top: Path) -> list[l
         path.write_text(text.replace("@D@", str(directory)))
         if path.name == ".forward":
             os.chown(path, path.parent.stat().st_uid, 0)
+        if f"db:@D@/{name}.db\n" in case["conf"]:
+            listed = text.startswith("# a list")
+            subprocess.run(["makemap", *(["-t", "set"] if listed else []), "-o", f"{path}.db", path], check=True,
+                           executable=args.smtpctl, group="mail", timeout=WAIT, stdout=subprocess.DEVNULL)
+    for name in ("mx.crt", "mx.key"):
+        shutil.copy(top / name, directory / name)
+        os.chmod(directory / name, 0o600)
     (directory / "smtpd.conf").write_text(case["conf"].replace("@D@", str(directory)))
     with (top / "log").open("wb") as log:
         daemon = subprocess.Popen([args.smtpd, "-d", "-P", "mta", "-P", "mda", "-f", directory / "smtpd.conf"],
@@ -81,6 +97,11 @@ def collect(case: dict[str, Any], args: argparse.Namespace, top: Path) -> list[l
 def ask(session: dict[str, Any], top: Path, daemon: subprocess.Popen[bytes]) -> list[Verdict]:
     smtp, known = connect(session, top, daemon), set(stored(top))
     smtp.ehlo(session["helo"])
+    if session["tls"]:
+        smtp.starttls(context=ssl._create_unverified_context())
+        smtp.ehlo(session["helo"])
+    if session["username"]:
+        smtp.login(session["username"], "secret")
     code, text = smtp.docmd("MAIL", f"FROM:<{session['sender']}>")
     if code != 250:
         return [(f"{code} {text!r}", []) for _ in session["rcpts"]]
@@ -106,11 +127,28 @@ def connect(session: dict[str, Any], top: Path, daemon: subprocess.Popen[bytes])
     until = time.monotonic() + WAIT
     while True:
         try:
+            if session["source"] == "local":
+                return Submission(top)
             return smtplib.SMTP(host, session["port"], timeout=WAIT, source_address=(session["source"], 0))
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, FileNotFoundError):
             if daemon.poll() is not None or time.monotonic() > until:
                 raise RuntimeError((top / "log").read_text()) from None
             time.sleep(0.02)
+
+
+class Submission(smtplib.SMTP):
+    """A session through the control socket, as sendmail has one."""
+
+    def __init__(self, top: Path) -> None:
+        super().__init__(timeout=WAIT)
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(WAIT)
+            control.connect(str(top / "run" / "smtpd.sock"))
+            control.sendall(struct.pack("=4I", IMSG_CTL_SMTP_SESSION, 16, IMSG_VERSION, os.getpid()))
+            _, fds, _, _ = socket.recv_fds(control, 16, 1)
+        self.sock = socket.socket(fileno=fds[0])
+        self.sock.settimeout(WAIT)
+        self.getreply()
 
 
 def stored(top: Path) -> list[Path]:
@@ -127,7 +165,7 @@ def envelope(text: str, directory: str) -> tuple[str, tuple[str, ...]]:
         command = f"|{command}"
     user = fields.get("mda-user", "")
     return fields["rcpt"], (fields["type"], fields["dest"].lower(), user, fields["dispatcher"],
-                            command.replace(directory, "@D@"))
+                            command.replace(directory, "@D@"), fields.get("mda-subaddress", ""))
 
 
 def printed(case: dict[str, Any]) -> str:
@@ -137,7 +175,7 @@ def printed(case: dict[str, Any]) -> str:
     files = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(text)}" for name, text in case["files"].items())
     conf = ",\n  ".join(map(json.dumps, case["conf"].splitlines(keepends=True)))
     return (f'{{"conf": [\n  {conf}],\n "files": {{\n  {files}}},\n "users": {json.dumps(case["users"])},\n'
-            f' "sessions": [\n  {sessions}],\n "verdicts": [\n  {verdicts}]}}\n')
+            f' "now": {case["now"]}, "sessions": [\n  {sessions}],\n "verdicts": [\n  {verdicts}]}}\n')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -147,10 +185,10 @@ def main(args: argparse.Namespace) -> None:
         prepare(args, top)
         out = stack.enter_context(open(args.out, "w")) if args.out else sys.stdout
         for seed in range(args.first, args.first + args.cases):
-            case = Writer(seed, odd=args.odd).case(args.recipients)
+            case = Writer(seed, odd=args.odd, now=int(time.time())).case(args.recipients)
             try:
                 theirs = collect(case, args, top)
-            except (RuntimeError, smtplib.SMTPException, OSError) as error:
+            except (RuntimeError, smtplib.SMTPException, OSError, subprocess.CalledProcessError) as error:
                 print(json.dumps({"seed": seed, "failed": f"{error!r}\n{(top / 'log').read_text()}"}), file=out)
                 continue
             case["verdicts"], judge, strange = [], Judge(case, top / "d"), 0
@@ -158,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
                 verdicts: list[Any] = []
                 for rcpt, one in zip(session["rcpts"], there, strict=True):
                     recipients += 1
-                    ours, book = judge.judge(session, rcpt), judge.foretold(session, rcpt)
+                    ours, book = judge.judge(session, rcpt), judge.foretold(session, rcpt, one)
                     foretold = (one, ours.verdict) == (book.there, book.here)
                     if one == ours.verdict and foretold:
                         verdicts.append(one)
@@ -184,7 +222,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for option in ("--smtpd", "--spool", "--run"):
+    for option in ("--smtpd", "--smtpctl", "--spool", "--run"):
         parser.add_argument(option, required=True)
     parser.add_argument("--users", type=lambda text: tuple(f"{name}:" for name in text.split(",")),
                         default=("nobody:", "mail:"), help="those it runs as")

@@ -37,6 +37,13 @@ def judged(*tests: str, rules: str = RULES) -> Loaded:
     return found
 
 
+def test_mail_from_the_socket_counts_as_authenticated_as_in_a_session() -> None:
+    rules = 'action "in" mbox\nmatch auth from any for any action "in"\n'
+    assert judged('from a@b src socket to c@d.example expect action "in"', rules=rules).errors == []
+    assert judged('from a@b src socket auth joe to c@d.example expect action "in"', rules=rules).errors == []
+    assert judged('from a@b src 192.0.2.7 to c@d.example expect action "in"', rules=rules).errors != []
+
+
 @pytest.mark.parametrize("test", [
     'from a@b src 203.0.113.1 to c@example.org expect action "in"',
     'from a@b src 203.0.113.1 to c@EXAMPLE.org expect action "in"',

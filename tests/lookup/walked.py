@@ -6,23 +6,27 @@ which rows explain a difference is found by turning the switches off one after t
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from pysmtpd.conf.config import Action, Config, Method
-from tests.lookup.judging import Session, Tests
+from pysmtpd.conf.config import Action, Config, Method, Table
+from tests.lookup.judging import Entries, Session, Tests
 from tests.lookup.ordered import Ordered
+from tests.lookup.rewriting import Scheme
 from tests.lookup.written import ADDRESS, BAD, COMMAND, ERROR, FILE, INCLUDE, USER, Bad, Item, items, lines_of
 
 Verdict = tuple[str, list[tuple[str, ...]]]
 
 # Switches, in the order in which they are turned off, and the rows of docs/differences.md, as they begin.
 ROWS = {
+    "errno": "| `reject` is 451 when the last system call had to wait |",
     "tls": "| `match tls` is always a temporary failure |",
     "rdns": "| `from rdns <t>` compares for equality |",
     "star": "| `*` in a pattern is about one label, ",
+    "brackets": "| a network `[2001:db8::]/32` ",
     "everybody": "| an address entry `@` matches everybody |",
     "regex": "| regular expressions are put into lower case, ",
+    "srs": "| SRS: what was rewritten twice is taken back once |",
     "literal": "| `for local` does not match `user@[192.0.2.1]` |",
     "no delivery": "| `forward-only` and `expand-only` deliver to a user whose `.forward` names that user",
     "include": "| an `:include:` that cannot be read is empty |",
@@ -34,14 +38,18 @@ ROWS = {
     "bad member": "| a bad member of a list refuses the list |",
     "many failures": "| when all members of a list fail, ",
     "direct": "| `\\user` is `user` |",
+    "tag kept": "| `bob+tag` loses its sub-address ",
+    "tag case": "| a sub-address is in small letters, ",
     "case": "| a member `BOB` is another user than `bob`, ",
     "two copies": "| a user that two members lead to may get two copies |",
 }
-ALL = frozenset(ROWS)
+# What OpenSMTPD does each time; "errno" depends on what it did before.
+ALL = frozenset(ROWS) - {"errno"}
 
 PERM, TEMP = "550 Invalid recipient", "451 Temporary failure"
 LIST_PERM, LIST_TEMP = "524 5.2.4 Mailing list expansion problem", "424 4.2.4 Mailing list expansion problem"
 DEPTH_MAX = 10
+HOPS = 3
 FORWARD_MAX, NODES_MAX = 4096, 100
 STEPS_MAX = 50_000                 # of one walk: nobody waits for a model
 
@@ -58,7 +66,8 @@ class Failed(Exception):
 class Step:
     """One place of the walk."""
 
-    def __init__(self, item: Item, above: "Step | None") -> None:
+    def __init__(self, item: Item, above: "Step | None", key: str = "") -> None:
+        """key: that of the entry it stands in."""
         self.kind, self.text, self.direct = item.kind, item.text, item.direct
         self.user, self.domain = item.user, item.domain
         self.why = item.why
@@ -72,11 +81,22 @@ class Step:
         self.action: Action | None = above.action if above is not None else None
         self.uid: int | None = None
         self.forwarded = False
+        self.key = key
+        self.tag = ""
         self.octets = item.octets
 
     @property
     def dest(self) -> str:
         return f"{self.address.user}@{self.address.domain}"
+
+    def stands_for(self) -> tuple[str, str]:
+        """The user above it, and its sub-address."""
+        above = self.above
+        while above is not None and above.kind is INCLUDE:
+            above = above.above
+        assert above is not None
+        name, _, tag = (above.text if above.kind is USER else above.user.lower()).partition("+")
+        return name, tag or above.tag
 
     def identity(self) -> tuple[object, ...]:
         """Ours: equal for those that would become the same."""
@@ -87,15 +107,14 @@ class Step:
                 self.same, self.above is None)
 
 
-def read_tables(config: Config) -> dict[str, dict[str, str]]:
-    """The entries of each table, by key."""
-    found: dict[str, dict[str, str]] = {}
-    for table in config.tables.values():
-        pairs = [*((key, "") for key in table.keys), *((key, value.value) for key, value in table.pairs)]
-        if table.backend == "file":
-            pairs = list(_read_file(Path(table.path).read_text()))
-        found[table.name] = {key.lower(): value for key, value in pairs}
-    return found
+def read_table(table: Table) -> Entries:
+    """The entries of a table.  A map has its keys in lower case."""
+    pairs = [*((key, "") for key in table.keys), *((key, value.value) for key, value in table.pairs)]
+    if table.path:
+        pairs = list(_read_file(Path(table.path.removesuffix(".db")).read_text()))
+    entries = Entries((key.lower(), value) for key, value in pairs)
+    entries.written = list(entries) if table.backend == "db" else [key for key, _ in pairs]
+    return entries
 
 
 def _read_file(text: str) -> Iterator[tuple[str, str]]:
@@ -108,10 +127,12 @@ def _read_file(text: str) -> Iterator[tuple[str, str]]:
         yield (key, value) if mapping else (line, "")
 
 
-def rows_between(book: "Book", session: Session, rcpt: str) -> list[str]:
-    """Which switches make the difference between OpenSMTPD's verdict and ours."""
-    on, rows, verdict = set(ALL), [], book.walk(session, rcpt, ALL)
+def rows_between(book: "Book", session: Session, rcpt: str, quirks: frozenset[str]) -> list[str]:
+    """Which of these switches make the difference between OpenSMTPD's verdict and ours."""
+    on, rows, verdict = set(quirks), [], book.walk(session, rcpt, quirks)
     for switch in ROWS:
+        if switch not in quirks:
+            continue
         on.remove(switch)
         if (other := book.walk(session, rcpt, frozenset(on))) != verdict:
             rows.append(switch)
@@ -122,13 +143,20 @@ def rows_between(book: "Book", session: Session, rcpt: str) -> list[str]:
 class Book:
     """The rules and tables of one configuration."""
 
-    def __init__(self, config: Config, tables: dict[str, dict[str, str]], users: dict[str, str],
-                 reverse: Callable[[str, frozenset[str]], str] | None = None) -> None:
-        """reverse: whom a rewritten address stands for, or the same."""
+    def __init__(self, config: Config, tables: dict[str, Entries], users: dict[str, str], now: int) -> None:
         self.config = config
         self.tables = tables
         self.users = users
-        self.reverse = reverse
+        keys = tuple(key.value for key in (config.srs_key, config.srs_backup) if key is not None)
+        self.rewritten = Scheme(keys, config.srs_ttl, now) if config.srs_key is not None else None
+
+    def reverse(self, rcpt: str, sender: str, quirks: frozenset[str]) -> str:
+        """Whom a bounce to a rewritten address is for."""
+        for _ in range(1 if "srs" in quirks else HOPS):
+            if sender or self.rewritten is None or rcpt[:5].upper() not in ("SRS0=", "SRS1="):
+                break
+            rcpt = self.rewritten.decode(rcpt) or rcpt
+        return rcpt
 
     def walk(self, session: Session, rcpt: str, quirks: frozenset[str]) -> Verdict:
         walk = _Walk(self, session, rcpt, quirks)
@@ -141,12 +169,9 @@ class Book:
 class _Walk:
     def __init__(self, book: Book, session: Session, rcpt: str, quirks: frozenset[str]) -> None:
         self.book, self.session, self.quirks = book, session, quirks
-        self.internal = False
-        user, _, domain = rcpt.rpartition("@")
-        if book.reverse is not None and not session.sender and user[:5].upper() in ("SRS0=", "SRS1="):
-            found = book.reverse(rcpt, quirks)
-            self.internal = found != rcpt
-            user, _, domain = found.rpartition("@")
+        found = book.reverse(rcpt, session.sender, quirks)
+        self.internal = found != rcpt
+        user, _, domain = found.rpartition("@")
         root = Step(Item(ADDRESS, f"{user}@{domain}", user, domain), None)
         self.queue = [root]
         self.known = Ordered()
@@ -180,11 +205,11 @@ class _Walk:
 
     # what is below a step
 
-    def _insert(self, found: list[Item], above: Step) -> int:
+    def _insert(self, found: list[Item], above: Step, key: str = "") -> int:
         """How many of them are new."""
         new = 0
         for item in found:
-            step = Step(item, above)
+            step = Step(item, above, key)
             if "two copies" in self.quirks:
                 here = not self.known.add(step) or ("loop" not in self.quirks and self._leads_back(step))
             else:
@@ -220,13 +245,14 @@ class _Walk:
             found.append(one)
         return found
 
-    def _expanded(self, found: list[Item], above: Step) -> int:
+    def _expanded(self, entry: tuple[str, str], above: Step) -> int:
+        key, value = entry
         count = 0
-        for one in found:
+        for one in self._sorted(self._list(value)):
             if one.kind is INCLUDE and "include" in self.quirks:
                 count += self._included(one.text, above)
             else:
-                self._insert([one], above)
+                self._insert([one], above, key)
                 count += 1
         return count
 
@@ -267,7 +293,7 @@ class _Walk:
         if rule is None:
             raise Failed(TEMP if tests.unknown else PERM, alone=not tests.unknown)
         if not rule.action:
-            raise Failed(PERM, alone=True)
+            raise Failed(TEMP if "errno" in self.quirks else PERM, alone=True)
         action = step.action = self.book.config.actions[rule.action]
         if action.is_relay:
             self._end(step, "mta", "", "")
@@ -281,13 +307,13 @@ class _Walk:
         bare, _, tag = user.partition("+")
         names = [f"{bare}+{tag}"] * bool(tag) + [bare]
         keys = [f"{name}@{domain}" for name in names] + names + [f"@{domain}", "@"]
-        value = self._first(action.virtual, keys)
-        if value is None or not self._expanded(self._sorted(self._list(value)), step):
+        entry = self._first(action.virtual, keys)
+        if entry is None or not self._expanded(entry, step):
             raise Failed(LIST_PERM, alone=True)
 
-    def _first(self, table: str, keys: list[str]) -> str | None:
+    def _first(self, table: str, keys: list[str]) -> tuple[str, str] | None:
         entries = self.book.tables[table]
-        return next((entries[key] for key in keys if key in entries), None)
+        return next(((key, entries[key]) for key in keys if key in entries), None)
 
     def _aliased(self, step: Step, action: Action) -> bool:
         name = step.text.lower()
@@ -297,13 +323,14 @@ class _Walk:
         if action.virtual:
             names = [name] * bool(tag) + [bare]
             keys = [f"{one}@" for one in names] + names
-        value = self._first(action.alias or action.virtual, keys) if action.alias or action.virtual else None
-        return value is not None and self._expanded(self._sorted(self._list(value)), step) > 0
+        entry = self._first(action.alias or action.virtual, keys) if action.alias or action.virtual else None
+        return entry is not None and self._expanded(entry, step) > 0
 
     def _user(self, step: Step) -> None:
         action = step.action
         assert action is not None
         direct = step.direct and "direct" not in self.quirks
+        step.tag = self._tag(step)
         if not step.same and not direct and self._aliased(step, action):
             return
         name, _, _ = step.text.partition("+")
@@ -321,6 +348,16 @@ class _Walk:
             self._final(step, action)
         else:
             self._forward(step, action, info.split(":")[2])
+
+    def _tag(self, step: Step) -> str:
+        """bob in an entry of bob+tag is bob+tag, unless it is one for bob+tag alone."""
+        _, _, tag = step.text.partition("+")
+        if "tag case" not in self.quirks:
+            tag = tag.lower()
+        if tag or "tag kept" in self.quirks or step.above is None:
+            return tag
+        user, tag = step.stands_for()
+        return tag if user == step.text and not step.key.partition("@")[0].partition("+")[2] else ""
 
     def _final(self, step: Step, action: Action) -> None:
         if action.method is Method.FORWARD_ONLY:
@@ -364,7 +401,7 @@ class _Walk:
                 for one in items(line, self.quirks):
                     bad = isinstance(one, Bad) or one.kind is INCLUDE
                     found.append(Item(BAD, one.text) if bad or isinstance(one, Bad) else one)
-        self._insert(found, step)
+        self._insert(found, step, step.key)
 
     def _program(self, step: Step) -> None:
         action, above = step.action, step.above
@@ -375,12 +412,13 @@ class _Walk:
             raise Failed(TEMP)
         if step.kind is ERROR:
             raise Failed(step.text)
+        step.tag = "" if "tag kept" in self.quirks else step.stands_for()[1]
         user = above.text if above.uid is not None else "nobody"
         self._end(step, "mda", user, step.text if step.kind is FILE else step.text.strip() and f"|{step.text.strip()}")
 
     def _end(self, step: Step, agent: str, user: str, command: str) -> None:
         assert step.action is not None
-        end = (agent, step.dest.lower(), user, step.action.name, command)
+        end = (agent, step.dest.lower(), user, step.action.name, command, step.tag)
         # The case of a local part counts, that of the name of a host does not.
         once = (*end, step.address.user)
         if "two copies" in self.quirks or once not in self.delivered:
