@@ -55,7 +55,7 @@ from pysmtpd.privsep.process import Birth, Process, handles, receive_view
 from pysmtpd.privsep.programs import NotStarted, Programs
 from pysmtpd.privsep.startup import Identities, StartError
 from pysmtpd.privsep.workers import Workers
-from pysmtpd.readconf import Job
+from pysmtpd.readconf import KEY_TIMEOUT, Job
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 8.0                 # for each stage of an orderly stop
@@ -103,6 +103,8 @@ class Parent(Process):
     def begin(self) -> NoReturn:
         """Start the others, and serve them until the end."""
         conf = self._start_conf()
+        if not self.options.foreground:
+            startup.let_go_of_input()
         self._begin_log()
         self.log(logline.STARTING.format(name="pysmtpd", version=_version()))
         self._warn()
@@ -146,13 +148,15 @@ class Parent(Process):
         pid = spawn.spawn("pysmtpd.readconf", [msgspec.json.encode(job).decode()], theirs)
         theirs.close()
         conf = Peer(self, mine, Proc.PARENT, Proc.CONF)
-        conf.socket.settimeout(START_TIMEOUT)
+        # Somebody may have to type the key of the queue.
+        conf.socket.settimeout(START_TIMEOUT + KEY_TIMEOUT)
         self._pids[pid] = (Proc.CONF, 0)
         try:
             self.config = receive_view(conf)
         except (ImsgError, TimeoutError):
             # It has said why on standard error.
             raise StartError("the configuration was not accepted") from None
+        conf.socket.settimeout(START_TIMEOUT)
         return conf
 
     def _start_child(self, proc: Proc, index: int) -> None:

@@ -55,10 +55,12 @@ from pysmtpd.messages import (
 )
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process, handles
+from pysmtpd.spool import coding
 from pysmtpd.spool.arrivals import Arrivals
 from pysmtpd.spool.backend import HAS_8BIT, HAS_UTF8_HEADER, IS_BINARY, Backend, Change, SpoolError, Stored
 from pysmtpd.spool.bodies import Bodies
 from pysmtpd.spool.bounces import Bounces
+from pysmtpd.spool.coding import Coding
 from pysmtpd.spool.commands import Commands
 from pysmtpd.spool.endings import Endings
 from pysmtpd.spool.flights import Flights
@@ -85,6 +87,9 @@ class Queue(Process):
     def preload(self) -> None:
         sqlite3.connect(":memory:").execute("SELECT 1").connection.close()
         zlib.crc32(b"")
+
+    def setup(self) -> None:
+        coding.preload(encrypts=self.config.queue_key is not None)
 
     def start(self) -> None:
         spool = self.open_spool()
@@ -113,9 +118,17 @@ class Queue(Process):
     def open_spool(self) -> SqliteSpool:
         """Opened in the jail: opened before, its files would stay root's."""
         try:
-            return SqliteSpool(self.paths.queue, self.random.randint(1, 1 << 31))
+            return SqliteSpool(self.paths.queue, self.random.randint(1, 1 << 31), coding=self.coding())
         except SpoolError as error:
             self.fatal(str(error))
+
+    def coding(self) -> Coding:
+        """What is done to bodies before they are written."""
+        key = self.config.queue_key
+        for what, wanted in (("compression", self.config.queue_compression), ("encryption", key is not None)):
+            if wanted:
+                self.log(f"queue: queue {what} enabled")
+        return Coding(compress=self.config.queue_compression, key=key.value.encode() if key is not None else b"")
 
     def warn(self, line: str) -> None:
         self.log(line, Level.ERR)
@@ -308,7 +321,7 @@ class Queue(Process):
             return
         try:
             if message.file:
-                self.outbox.open_file(key, self.bodies.open(ask.msgid), message.size)
+                self.outbox.open_file(key, self.bodies.open(message), message.size)
                 return
             body = self.reader.body(ask.msgid)
         except SpoolError as error:
@@ -382,8 +395,8 @@ class Queue(Process):
         return first
 
     def inject(self, change: Change, bounces: list[int], lines: list[str]) -> None:
-        message = change.message
-        assert message is not None
+        assert change.message is not None
+        message = change.message = change.message._replace(flags=change.message.flags | self.bodies.coding.flags)
 
         def done(ok: bool) -> None:
             if not ok:

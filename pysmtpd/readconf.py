@@ -13,15 +13,16 @@ import msgspec
 import setproctitle
 
 from pysmtpd.base.procs import Proc
-from pysmtpd.base.struct import Frozen
+from pysmtpd.base.struct import Frozen, replace
 from pysmtpd.conf import config as conf_config
-from pysmtpd.conf.config import Config
+from pysmtpd.conf.config import Config, Secret
 from pysmtpd.imsg import CHUNK_MAX, ImsgError
 from pysmtpd.messages import ConfDone, ConfView, SetupDone, SetupPeer
 from pysmtpd.privsep.mproc import Peer
 
 PARENT_FD = 3
 TIMEOUT = 20.0
+KEY_TIMEOUT = 120.0                # seconds for somebody to type a key
 
 
 class Job(Frozen):
@@ -95,6 +96,19 @@ def _serve(parent: Peer, config: Config) -> None:
             peers.append(Peer(owner, sock, Proc.CONF, Proc(message.proc), message.index))
 
 
+def _with_key(config: Config) -> Config:
+    """The same with the key of the queue, which smtpd.conf does not hold."""
+    from pysmtpd.privsep.queue_key import read_key
+    from pysmtpd.privsep.startup import StartError
+
+    try:
+        key = read_key(stdin=config.queue_key_stdin, timeout=KEY_TIMEOUT)
+    except StartError as error:
+        print(f"pysmtpd: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    return replace(config, queue_key=Secret(key))
+
+
 def main() -> NoReturn:
     """``python -I -m pysmtpd.readconf JOB``, started by the parent with its socket as descriptor 3."""
     job = msgspec.json.decode(sys.argv[1], type=Job)
@@ -102,6 +116,8 @@ def main() -> NoReturn:
     config = read(job, network=True)
     if config is None:
         os._exit(1)
+    if config.queue_encryption and config.queue_key is None:
+        config = _with_key(config)
     parent = Peer(_Nobody(), socket.socket(fileno=PARENT_FD), Proc.CONF, Proc.PARENT)
     parent.socket.settimeout(TIMEOUT)
     try:

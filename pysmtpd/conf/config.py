@@ -400,8 +400,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     Proc.CONTROL: frozenset(),
     Proc.LKA: frozenset({"tables", "actions", "rules", "sub_addr_delim", "srs_key", "srs_backup", "srs_ttl",
                          "resolvers", "queue_ttl", "listeners"}),
-    # Not queue_key, before bodies are encrypted: nobody holds a secret that it does not use.
-    Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "warn_intervals"}),
+    Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "queue_key", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
     Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers",
                           "xclient_from", "xforward_from"}),

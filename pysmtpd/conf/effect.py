@@ -7,8 +7,6 @@ a line goes when the daemon obeys it.
 NOT_IN_EFFECT = frozenset({
     "admd",
     "mta max-deferred",
-    "queue compression",
-    "queue encryption",
     "pki dhe",
     "proc",
     "filter",

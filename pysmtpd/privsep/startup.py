@@ -229,6 +229,11 @@ def detach() -> int:
     os.close(reading)
     os.setsid()
     os.chdir("/")
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
     return writing
+
+
+def let_go_of_input() -> None:
+    """In the background nothing is read from whoever started us, once the configuration is there."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)

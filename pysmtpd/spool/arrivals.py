@@ -90,7 +90,8 @@ class Arrivals:
 
     def _store(self, key: Key, msgid: int, incoming: Incoming, flags: int) -> None:
         (peer, reqid), now, file = key, self._queue.now(), incoming.file is not None
-        message = Message(msgid, incoming.size, flags | HAS_8BIT * incoming.eight_bit, now, file)
+        flags |= HAS_8BIT * incoming.eight_bit | self._queue.bodies.coding.flags
+        message = Message(msgid, incoming.size, flags, now, file)
         body = b"" if file else incoming.body
         insert = [Stored(envelope, now, False) for envelope in incoming.envelopes]
 

@@ -16,6 +16,8 @@ ROOM_MIN = 8 * 1024 * 1024         # octets of disk that new mail leaves free: a
 HAS_8BIT = 1                       # Message.flags: the body has octets above 127
 IS_BINARY = 2                      # not all of it are lines that end in CRLF (RFC 3030 3): it is never converted
 HAS_UTF8_HEADER = 4                # it came by SMTPUTF8, and has a header beyond ASCII (RFC 6532)
+IS_CODED = 8                       # the body lies in records: spool.coding
+IS_ENCRYPTED = 16                  # and these are encrypted
 
 
 class SpoolError(Exception):

@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Iterable
 
 from pysmtpd.base.ids import MsgId, format_msgid, parse_msgid
-from pysmtpd.spool.backend import ROOM_MIN, SpoolError
+from pysmtpd.spool.backend import IS_CODED, ROOM_MIN, Message, SpoolError
+from pysmtpd.spool.coding import PLAIN, RECORD, Coding, Decoder
 
 READ_SIZE = 65536
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,9 +62,13 @@ class BodyFile:
         self._path = path
         self._fd = -1
         self._broken = False       # something was not written: it can never be finished
+        self._encoder = bodies.coding.encoder()
 
     def write(self, data: bytes) -> None:
         """Append.  Raises SpoolError."""
+        self._write(data if self._encoder is None else self._encoder.add(data))
+
+    def _write(self, data: bytes) -> None:
         try:
             if self._fd < 0 and not self._broken:
                 self._fd = self._bodies.disk.create(self._path)
@@ -77,6 +82,8 @@ class BodyFile:
     def finish(self, msgid: int) -> None:
         """Make it durable under its name.  Raises SpoolError; then it is gone."""
         disk, path = self._bodies.disk, self._bodies.path(msgid)
+        if self._encoder is not None and not self._broken:
+            self._write_end(self._encoder.end())
         if self._broken:
             self.discard()
             raise SpoolError(f"{path}: incomplete")
@@ -90,6 +97,13 @@ class BodyFile:
             raise SpoolError(f"{path}: {error.strerror}") from None
         self._close()
 
+    def _write_end(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        except SpoolError:
+            self.discard()
+            raise
+
     def discard(self) -> None:
         """Forget it; what cannot be removed now is swept at the next start."""
         if self._fd >= 0:
@@ -101,12 +115,75 @@ class BodyFile:
         os.close(fd)
 
 
+class PlainFile:
+    """A body to read, as it is."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, at: int, size: int) -> bytes:
+        """Exactly so many octets.  Raises OSError."""
+        piece = os.pread(self._fd, size, at)
+        if len(piece) != size:
+            raise OSError(errno.EIO, "the file is too short")
+        return piece
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class CodedFile(PlainFile):
+    """A body to read that lies in records.  The one that was read last is kept."""
+
+    def __init__(self, fd: int, coding: Coding) -> None:
+        super().__init__(fd)
+        self._coding = coding
+        self._decoder: Decoder | None = None
+        self._starts = [Decoder.HEAD]      # of the records, as far as they are known
+        self._number = -1                  # which one is at hand
+        self._plain = b""
+
+    def read(self, at: int, size: int) -> bytes:
+        """Exactly so many octets.  Raises OSError."""
+        parts: list[bytes] = []
+        try:
+            while size > 0:
+                self._turn_to(at // RECORD)
+                part = self._plain[at % RECORD :][:size]
+                if not part:
+                    raise OSError(errno.EIO, "the file is too short")
+                parts.append(part)
+                at, size = at + len(part), size - len(part)
+        except SpoolError as error:
+            raise OSError(errno.EIO, str(error)) from None
+        return b"".join(parts)
+
+    def _turn_to(self, number: int) -> None:
+        if number == self._number:
+            return
+        if self._decoder is None:
+            self._decoder = Decoder(self._coding, os.pread(self._fd, Decoder.HEAD, 0))
+        while len(self._starts) <= number:
+            start = self._starts[-1]
+            self._starts.append(start + Decoder.RECORD_HEAD + self._head(start)[1])
+        start = self._starts[number]
+        kind, length = self._head(start)
+        self._plain = self._decoder.record(number, kind, os.pread(self._fd, length, start + Decoder.RECORD_HEAD))
+        self._number = number
+
+    def _head(self, start: int) -> tuple[int, int]:
+        return Decoder.head(os.pread(self._fd, Decoder.RECORD_HEAD, start))
+
+
 class Bodies:
     """The directory of the files."""
 
-    def __init__(self, directory: str, disk: Disk) -> None:
+    def __init__(self, directory: str, disk: Disk, coding: Coding = PLAIN) -> None:
         self.directory = directory
         self.disk = disk
+        self.coding = coding       # of those that are written now
         self._count = 0
 
     def path(self, msgid: int) -> str:
@@ -122,12 +199,14 @@ class Bodies:
         self._count += 1
         return BodyFile(self, f"{self.directory}/tmp.{self._count}")
 
-    def open(self, msgid: int) -> int:
-        """A descriptor to read with.  Raises SpoolError."""
+    def open(self, message: Message) -> PlainFile:
+        """The file of a message, to be read.  Raises SpoolError."""
+        path = self.path(message.msgid)
         try:
-            return os.open(self.path(msgid), _READ)
+            fd = os.open(path, _READ)
         except OSError as error:
-            raise SpoolError(f"{self.path(msgid)}: {error.strerror}") from None
+            raise SpoolError(f"{path}: {error.strerror}") from None
+        return CodedFile(fd, self.coding) if message.flags & IS_CODED else PlainFile(fd)
 
     def remove(self, msgid: int) -> None:
         self.remove_path(self.path(msgid))

@@ -1,10 +1,9 @@
 """Bodies on their way to the agents, in pieces, never more than a window ahead of the credit given."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
-from pysmtpd.spool.bodies import READ_SIZE
+from pysmtpd.spool.bodies import READ_SIZE, PlainFile
 
 Key = tuple[Any, int]              # a peer and its reqid
 OPEN_MAX = 4096                    # bodies being read at once
@@ -15,11 +14,11 @@ Send = Callable[[Key, bytes, bool, bool], None]
 class _Reading:
     """One body: bytes at hand, or a file."""
 
-    __slots__ = ("at", "body", "fd", "size", "window")
+    __slots__ = ("at", "body", "file", "size", "window")
 
-    def __init__(self, body: bytes, fd: int, size: int, window: int) -> None:
+    def __init__(self, body: bytes, file: PlainFile | None, size: int, window: int) -> None:
         self.body = body
-        self.fd = fd
+        self.file = file
         self.size = size
         self.at = 0
         self.window = window
@@ -27,19 +26,16 @@ class _Reading:
     def next(self) -> bytes:
         """The next piece.  Raises OSError when the file cannot be read, or is shorter than it was."""
         size = min(READ_SIZE, self.size - self.at)
-        if self.fd < 0:
+        if self.file is None:
             piece = self.body if size == self.size else self.body[self.at : self.at + size]
         else:
-            piece = os.pread(self.fd, size, self.at)
-            if len(piece) != size:
-                raise OSError(0, "the file is too short")
+            piece = self.file.read(self.at, size)
         self.at += size
         return piece
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        if self.file is not None:
+            self.file.close()
 
 
 class Outbox:
@@ -54,11 +50,11 @@ class Outbox:
         return len(self._all)
 
     def open_body(self, key: Key, body: bytes) -> None:
-        self._begin(key, _Reading(body, -1, len(body), self._window))
+        self._begin(key, _Reading(body, None, len(body), self._window))
 
-    def open_file(self, key: Key, fd: int, size: int) -> None:
-        """Send size octets of a file; the descriptor is closed here."""
-        self._begin(key, _Reading(b"", fd, size, self._window))
+    def open_file(self, key: Key, file: PlainFile, size: int) -> None:
+        """Send size octets of a file; it is closed here."""
+        self._begin(key, _Reading(b"", file, size, self._window))
 
     def refuse(self, key: Key) -> None:
         """It cannot be read."""

@@ -1,6 +1,5 @@
 """Reads the spool for the queue: from memory when it can, and telling the log what cannot be read."""
 
-import os
 from collections.abc import Callable, Iterable
 
 from pysmtpd.spool.backend import Backend, Message, SpoolError, Stored, Unreadable
@@ -70,10 +69,10 @@ class Reader:
         if not message.file:
             body = self.body(message.msgid)
             return None if body is None else body[offset : offset + size]
-        fd = self._bodies.open(message.msgid)
+        file = self._bodies.open(message)
         try:
-            return os.pread(fd, size, offset)
+            return file.read(offset, max(0, min(size, message.size - offset)))
         except OSError as error:
             raise SpoolError(f"message {message.msgid:08x}: {error.strerror}") from None
         finally:
-            os.close(fd)
+            file.close()

@@ -12,7 +12,7 @@ from pysmtpd.base.envelope import Envelope, Schedule
 from pysmtpd.spool.backend import Stored, Unreadable
 
 APPLICATION_ID = 0x70736D74        # "psmt"
-VERSION = 3
+VERSION = 4
 PAGE_SIZE = 4096
 _ADDRESSES = frozenset({"sender", "rcpt", "dest"})
 _FIELDS = tuple(name for name in Envelope.__struct_fields__ if name != "evpid")
@@ -64,6 +64,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE envelope ADD COLUMN subaddress TEXT NOT NULL DEFAULT ''",
         "UPDATE envelope SET subaddress = lower(substr(dest_user, instr(dest_user, '+') + 1)) "
         "WHERE agent = 1 AND instr(dest_user, '+') > 0",
+    ),
+    # Bodies may be coded since: an older program would deliver records.
+    (
+        "ALTER TABLE meta ADD COLUMN key_check BLOB",
+        "CREATE INDEX message_encrypted ON message (msgid) WHERE flags & 16",
     ),
 )
 assert len(MIGRATIONS) == VERSION

@@ -15,8 +15,9 @@ from typing import Any
 from pysmtpd.base.envelope import Agent, Schedule
 from pysmtpd.base.struct import replace
 from pysmtpd.spool import schema
-from pysmtpd.spool.backend import Change, Message, SpoolConflict, SpoolError, Stored, Unreadable
+from pysmtpd.spool.backend import IS_CODED, Change, Message, SpoolConflict, SpoolError, Stored, Unreadable
 from pysmtpd.spool.bodies import Bodies, Disk
+from pysmtpd.spool.coding import PLAIN, Coding
 
 CHECK_MAX = 64 * 1024 * 1024       # larger databases are not checked at an unclean start: it would take seconds
 _LOAD_MANY = 100
@@ -36,10 +37,11 @@ _DUE = (
 class SqliteSpool:
     """A Backend.  Raises SpoolError from the constructor when the file is not a spool of ours."""
 
-    def __init__(self, directory: str, first_msgid: int, disk: Disk | None = None) -> None:
+    def __init__(self, directory: str, first_msgid: int, disk: Disk | None = None, coding: Coding = PLAIN) -> None:
         self.disk = disk or Disk()
         self.directory = directory
-        self.bodies = Bodies(f"{directory}/bodies", self.disk)
+        self.bodies = Bodies(f"{directory}/bodies", self.disk, coding)
+        self._coding = coding
         self.warnings: list[str] = []  # what the operator should hear of
         self._path = f"{directory}/spool.db"
         self._settled = False
@@ -96,6 +98,7 @@ class SqliteSpool:
         (clean,) = execute("SELECT clean FROM meta").fetchone()
         if not clean:
             self._check_integrity()
+        self._check_key()
         execute("UPDATE meta SET clean = 0")
         if version == 0:
             execute("PRAGMA wal_checkpoint(RESTART)")
@@ -134,6 +137,19 @@ class SqliteSpool:
         (answer,) = self._writer.execute("PRAGMA quick_check(1)").fetchone()
         if answer != "ok":
             self.warnings.append(f"warn: queue: {self._path} is damaged: {answer}")
+
+    def _check_key(self) -> None:
+        """Whoever cannot read what is here must not begin: each try to deliver would fail, until the mail expires."""
+        ((check,),) = self._writer.execute("SELECT key_check FROM meta").fetchall()
+        if self._coding.fits(check) and self._coding.cipher is not None:
+            return
+        (count,) = self._writer.execute("SELECT count(*) FROM message WHERE flags & 16").fetchone()
+        if count:
+            why = "with another key" if self._coding.cipher is not None else "and smtpd.conf has no queue encryption"
+            raise SpoolError(f"{self._path}: {count} messages are encrypted, {why}; start with the key they were "
+                             "stored with, until they are delivered")
+        if self._coding.cipher is not None:
+            self._writer.execute("UPDATE meta SET key_check = ?", (self._coding.check(),))
 
     def _settle_now(self) -> None:
         try:
@@ -190,7 +206,7 @@ class SqliteSpool:
     def _transaction(self, group: list[Change]) -> list[int]:
         """Everything but BEGIN and COMMIT; returns the messages whose file is no longer needed."""
         many = self._writer.executemany
-        messages = [_message_row(change, change.message) for change in group if change.message is not None]
+        messages = [self._message_row(change, change.message) for change in group if change.message is not None]
         if messages:
             many(_INSERT_MESSAGE, messages)
         rows = [schema.to_row(stored) for change in group for stored in change.insert]
@@ -211,6 +227,13 @@ class SqliteSpool:
         msgids = {evpid >> 32 for evpid in deleted}
         many(_DELETE_MESSAGE, [(msgid,) for msgid in msgids])
         return [msgid for msgid in msgids & self._files if not self._exists(msgid)]
+
+    def _message_row(self, change: Change, message: Message) -> tuple[object, ...]:
+        body = None if message.file else change.body
+        if body is not None and message.flags & IS_CODED:
+            body = self._coding.encode(body)
+        file, next_number = int(message.file), len(change.insert) + 1
+        return message.msgid, message.size, message.flags, message.ctime, file, next_number, body
 
     def _exists(self, msgid: int) -> bool:
         return self._writer.execute("SELECT 1 FROM message WHERE msgid = ?", (msgid,)).fetchone() is not None
@@ -295,8 +318,16 @@ class SqliteSpool:
         return Message(msgid, size, flags, ctime, bool(file))
 
     def body(self, msgid: int) -> bytes | None:
-        rows = self._read("SELECT body FROM message WHERE msgid = ? AND file = 0", (msgid,))
-        return bytes(rows[0][0]) if rows and isinstance(rows[0][0], bytes) else None
+        rows = self._read("SELECT body, flags FROM message WHERE msgid = ? AND file = 0", (msgid,))
+        if not rows or not isinstance(rows[0][0], bytes):
+            return None
+        body, flags = rows[0]
+        if not flags & IS_CODED:
+            return bytes(body)
+        try:
+            return self._coding.decode(body)
+        except SpoolError as error:
+            raise SpoolError(f"message {msgid:08x}: {error}") from None
 
     def load(self, evpids: Sequence[int]) -> list[Stored | Unreadable]:
         found: list[Stored | Unreadable] = []
@@ -341,11 +372,6 @@ class SqliteSpool:
 
 _QUARANTINE_MAX = 100_000
 _lenient: Callable[[bytes], str] = lambda data: data.decode("utf-8", "surrogateescape")  # noqa: E731
-
-
-def _message_row(change: Change, message: Message) -> tuple[object, ...]:
-    body = None if message.file else change.body
-    return (message.msgid, message.size, message.flags, message.ctime, int(message.file), len(change.insert) + 1, body)
 
 
 def renumbered(stored: Stored, evpid: int) -> Stored:

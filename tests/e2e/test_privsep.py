@@ -137,6 +137,7 @@ def test_secrets_are_only_where_they_are_needed(start: Start, port: int, where: 
             if kind not in PROCS[proc].secrets:
                 assert not scan(pid, needle), f"{kind} in the memory of {proc.value}"
     assert scan(daemon.pids()[Proc.LKA], needles["credentials"]), "the search itself does not work"
+    assert scan(daemon.pids()[Proc.QUEUE], needles["queue"]), "nothing can be encrypted"
 
 
 def test_a_message_off_its_route_is_refused_on_the_wire(daemon: Daemon) -> None:

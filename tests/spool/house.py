@@ -110,7 +110,7 @@ class TestQueue(Queue):
         return self.clock
 
     def open_spool(self) -> SqliteSpool:
-        return SqliteSpool(self.paths.queue, 0x1000, self.disk)
+        return SqliteSpool(self.paths.queue, 0x1000, self.disk, self.coding())
 
 
 class House:

@@ -195,6 +195,8 @@ def test_a_spool_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     old = sqlite3.connect(tmp_path / "spool.db")
     for column in ("auth", "remote", "subaddress"):
         old.execute(f"ALTER TABLE envelope DROP COLUMN {column}")
+    old.execute("ALTER TABLE meta DROP COLUMN key_check")
+    old.execute("DROP INDEX message_encrypted")
     old.execute("PRAGMA user_version = 1")
     old.commit()
     old.close()

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pysmtpd.conf.config import Secret
 from pysmtpd.messages import Outcome, QueueDone, SmtpBody, SmtpMessageCommitted
 from pysmtpd.spool.backend import Stored
 from pysmtpd.spool.bodies import Disk
@@ -86,7 +88,11 @@ def read_body(spool: SqliteSpool, msgid: int) -> bytes | None:
         return None
     if not message.file:
         return spool.body(msgid)
-    return Path(spool.bodies.path(msgid)).read_bytes()
+    file = spool.bodies.open(message)
+    try:
+        return file.read(0, message.size)
+    finally:
+        file.close()
 
 
 def deliver(house: House, disk: PowerDisk, msgid: int) -> None:
@@ -97,9 +103,12 @@ def deliver(house: House, disk: PowerDisk, msgid: int) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of descriptors in /proc")
-def test_after_every_operation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"queue_compression": True, "queue_key": Secret("k" * 32)}],
+                         ids=["plain", "coded"])
+def test_after_every_operation(tmp_path: Path, settings: dict[str, Any]) -> None:
     disk = PowerDisk(tmp_path)
-    house = House(tmp_path, disk)
+    house = House(tmp_path, disk, **settings)
+    coding = house.queue.bodies.coding
     for body in (b"small\r\n", LARGE, b"", LARGE[:131_073], b"last\r\n"):
         msgid = house.msgid()
         disk.begun[msgid] = body
@@ -119,7 +128,7 @@ def test_after_every_operation(tmp_path: Path) -> None:
         if not (shot / "spool.db").exists():
             assert not acknowledged
             continue
-        spool = SqliteSpool(str(shot), 1)
+        spool = SqliteSpool(str(shot), 1, coding=coding)
         assert [line for line in spool.warnings if line.startswith("warn")] == [], shot
         for msgid, body in disk.begun.items():
             found = read_body(spool, msgid)

@@ -12,9 +12,12 @@ _SCRIPT = """
 import os, sys
 from pathlib import Path
 from pysmtpd.messages import *
-from pysmtpd.spool import bounces, writer
+from pysmtpd.conf.config import Secret
+from pysmtpd.spool import bounces, coding, writer
 from tests.spool.house import NOW, House, TestQueue, envelope, expanded
 TestQueue.preload(None)
+coded = {"queue_compression": True, "queue_key": Secret("k" * 32)} if sys.argv[3] else {}
+coding.preload(encrypts=bool(coded))
 bounces.GATHER, writer.LAZY = 0.01, 0.002
 os.chroot(sys.argv[1])
 os.chdir("/")
@@ -22,7 +25,7 @@ os.setgroups([])
 os.setresgid(int(sys.argv[2]), int(sys.argv[2]), int(sys.argv[2]))
 os.setresuid(int(sys.argv[2]), int(sys.argv[2]), int(sys.argv[2]))
 before = set(sys.modules)
-house = House(Path("/"))
+house = House(Path("/"), **coded)
 for body in (b"small", b"\\xe9" * 300000):
     house.scheduler.sent.clear()
     ok, bad, late = house.submit(body, [envelope(), envelope(), envelope()])
@@ -50,14 +53,16 @@ print(sorted(set(sys.modules) - before))
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
-def test_in_the_jail(tmp_path: Path) -> None:
+@pytest.mark.parametrize("coded", ["", "coded"])
+def test_in_the_jail(tmp_path: Path, coded: str) -> None:
     uid = pwd.getpwnam("nobody").pw_uid
     jail = tmp_path / "spool"
     (jail / "queue").mkdir(parents=True)
     os.chown(jail / "queue", uid, uid)
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(jail), str(uid)], cwd=root, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", _SCRIPT, str(jail), str(uid), coded], cwd=root, capture_output=True, text=True,
+        timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "[]\n"

@@ -66,7 +66,7 @@ class Daemon:
 
     def __init__(self, config: str, *, user: str = "", arguments: Sequence[str] = ("-v",),
                  environ: Mapping[str, str] | None = None, where: Path | None = None,
-                 wrapper: Sequence[str] = ()) -> None:
+                 wrapper: Sequence[str] = (), stdin: bytes = b"") -> None:
         """``config`` is the text of smtpd.conf.  ``user``: somebody else than the caller, who must be root then."""
         self.user = user
         self.where = where or scratch()
@@ -74,6 +74,7 @@ class Daemon:
         self.arguments = list(arguments)
         self.wrapper = list(wrapper)   # a command that runs the daemon: strace
         self.environ = {"PATH": os.environ["PATH"], **(system_users() if self.privileged else {}), **(environ or {})}
+        self.stdin = stdin             # what the daemon reads there
         self.process: subprocess.Popen[bytes] | None = None
         self.config = self.where / "smtpd.conf"
         self.config.write_text(config, encoding="utf-8")
@@ -115,9 +116,11 @@ class Daemon:
 
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         entry = self.owner
-        with open(self.where / "log", "ab") as log:
+        with open(self.where / "log", "ab") as log, tempfile.TemporaryFile() as stdin:
+            stdin.write(self.stdin)
+            stdin.seek(0)
             return subprocess.Popen(
-                command, cwd="/", env={**self.environ, "HOME": str(self.where)}, stdin=subprocess.DEVNULL, stdout=log,
+                command, cwd="/", env={**self.environ, "HOME": str(self.where)}, stdin=stdin, stdout=log,
                 stderr=log, start_new_session=True, user=entry.pw_uid if self.user else None,
                 group=entry.pw_gid if self.user else None, extra_groups=[] if self.user else None)
 
