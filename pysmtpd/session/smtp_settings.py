@@ -22,6 +22,7 @@ class SessionSettings(NamedTuple):
     xclient_from: str = ""         # table of proxies that may say XCLIENT; empty: there are none
     xforward_from: str = ""
     patience: Bounds = Bounds()
+    normalize: bool = False        # bare line ends and NULs of messages are made good, not refused
     mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
@@ -31,7 +32,7 @@ class SessionSettings(NamedTuple):
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
                    limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from,
                    Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
-                          limits.smtp_error_delay))
+                          limits.smtp_error_delay), config.normalize_newlines)
 
 
 class TlsFacts(NamedTuple):
