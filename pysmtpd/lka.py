@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,7 +33,7 @@ from pysmtpd.lookup.client_names import NO_NAME, ClientNames
 from pysmtpd.lookup.expand import Expander, explain
 from pysmtpd.lookup.expanded_frames import frames
 from pysmtpd.lookup.explain import Explainer, Unexplained
-from pysmtpd.lookup.forward import STATES, Forward, Forwards, Includes, User
+from pysmtpd.lookup.forward import STATES, Forward, Forwards, Includes, Lists, User
 from pysmtpd.lookup.hosts import HostsFile
 from pysmtpd.lookup.match import parse_address
 from pysmtpd.lookup.memo import Memo, Pending
@@ -90,7 +90,6 @@ EXPLAIN_TIMEOUT = 50.0             # seconds; control gives up after 60
 ADDRESSES_KEPT = 10.0              # seconds until the machine is asked again which addresses it has
 EXPAND_TIMEOUT = 60.0              # seconds for all look-ups of one recipient
 TEXT_MAX = 1024
-PROBLEMS_MAX = 50                  # members of one recipient that are left out, in the log
 DISCARD_PORT = 9
 SMTP_SERVICES = frozenset({"netaddr", "addrname"})
 
@@ -150,8 +149,9 @@ class Lka(Process):
             self.log(warning, Level.ERR)
         self.ruleset = Ruleset(self.config.rules, self.tables)
         includes = Includes(ThreadPoolExecutor(READERS, "include"))
+        lists = Lists(ThreadPoolExecutor(1, "list"))
         self.forwards = Forwards(self._open_forward, time.monotonic)
-        self.expander = Expander(self.config, self.ruleset, self.tables, self.forwards, includes,
+        self.expander = Expander(self.config, self.ruleset, self.tables, self.forwards, includes, lists=lists,
                                  only_uid=os.geteuid() if self.config.user else None)
         self.rewritten = rewritten.of(self.config, self.now, self.log)
         if self.rewritten is not None:
@@ -190,7 +190,8 @@ class Lka(Process):
             failed = RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error")
             self.answers.later(peer, self._expand_later(peer, message, memo.settle(step, pending)), failed)
             return
-        self._send_expanded(peer, message, expanded)
+        for _ in self._send_expanded(peer, message, expanded):
+            pass
 
     def _look_at_addresses(self) -> None:
         """What ``local`` means changes with the machine's addresses."""
@@ -216,20 +217,20 @@ class Lka(Process):
                 expanded = await work
         except TimeoutError:
             return RcptExpanded(message.reqid, b"", 0, TEMPORARY, f"look-ups took more than {EXPAND_TIMEOUT:g} seconds")
-        self._send_expanded(peer, message, expanded)
+        for _ in self._send_expanded(peer, message, expanded):
+            await asyncio.sleep(0)     # a list of thousands takes hundreds of frames
         return None
 
-    def _send_expanded(self, peer: Peer, message: ExpandRcpt, expanded: Expanded) -> None:
+    def _send_expanded(self, peer: Peer, message: ExpandRcpt, expanded: Expanded) -> Iterator[None]:
+        """Stops after each frame."""
         if self._traced:
             self._trace_expansion(expanded)
-        for problem in expanded.problems[:PROBLEMS_MAX]:
+        for problem in expanded.problems:
             self.log(f"warn: lka: {problem}", Level.ERR)
-        if len(expanded.problems) > PROBLEMS_MAX:
-            self.log(f"warn: lka: and {len(expanded.problems) - PROBLEMS_MAX} more members of "
-                     f"<{message.envelope.rcpt}>", Level.ERR)
         try:
             for frame in frames(message.reqid, message.envelope.evpid, expanded, self.seal):
                 peer.send(frame)
+                yield
         except (SealError, ImsgError) as error:
             self.log(f"bug: lka: expansion of <{message.envelope.rcpt}>: {error}", Level.CRIT)
             peer.send(RcptExpanded(message.reqid, b"", 0, TEMPORARY, "internal error"))

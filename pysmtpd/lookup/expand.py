@@ -7,7 +7,7 @@ answer.  What fails for now refuses the recipient; a member of a list that fails
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
@@ -47,15 +47,42 @@ NODES_MAX = 20_000                 # of one recipient
 ASK_MAX = 500                      # questions of one recipient at the same time
 OWNERS_TOLD_MAX = 50               # bad members of one recipient that owners of lists are told of
 WHY_MAX = 1024                     # octets
-SLICE = 50_000                     # rules of work, about 10 ms, before others have their turn
+SLICE = 25_000                     # rules of work, about 5 ms, before others have their turn
 STEP_WORK = 100                    # what a node costs besides its rules, in rules
 BAD_MEMBER_ESC = "5.1.1"
+
+
+PARSED_AT_ONCE = 8192              # characters of a list; a longer one is read by a thread
+PROBLEMS_MAX = 50                  # members of one recipient that are left out, told of one by one
+
+
+class Listed(Collection[Node]):
+    """The members of a list as nodes, each made when it is come to: they may be thousands."""
+
+    def __init__(self, node: Node, read: Members, origin: Origin) -> None:
+        self._node, self._read, self._origin = node, read, origin
+
+    def __len__(self) -> int:
+        return len(self._read.good) + len(self._read.bad)
+
+    def __contains__(self, node: object) -> bool:
+        return any(node is one for one in self)
+
+    def __iter__(self) -> Iterator[Node]:
+        node, origin = self._node, self._origin
+        for member in self._read.good:
+            address = member.address if member.address is not None else node.address
+            yield Node(member.kind, member.text, address, node, direct=member.direct, origin=origin)
+        for bad in self._read.bad:
+            child = Node(Kind.BAD, bad.text[: members.SHOWN_MAX], node.address, node, origin=origin)
+            child.error = str(bad)
+            yield child
 
 
 class Step(NamedTuple):
     """What a node becomes."""
 
-    children: list[Node] = []
+    children: Collection[Node] = ()
     envelope: Envelope | None = None
 
 
@@ -64,13 +91,16 @@ class Expander:
 
     def __init__(self, config: Config, ruleset: Ruleset, tables: Tables,
                  forwards: Asked[User, Forward] | None = None,
-                 includes: Asked[str, Included] | None = None, *, only_uid: int | None = None) -> None:
-        """only_uid: that of the one user whom a daemon without root delivers to (config.user)."""
+                 includes: Asked[str, Included] | None = None, *, lists: Asked[str, Members] | None = None,
+                 only_uid: int | None = None) -> None:
+        """lists: reads long ones, while others are answered.
+        only_uid: that of the one user whom a daemon without root delivers to (config.user)."""
         self.actions: Mapping[str, Action] = config.actions
         self.ruleset = ruleset
         self.tables = tables
         self.forwards = forwards
         self.includes = includes
+        self.lists = lists
         self.delimiter = config.sub_addr_delim
         self.queue_ttl = config.queue_ttl
         self.only_user = config.user
@@ -105,6 +135,7 @@ class Expansion:
         self._level = [self._root]     # of which those in _todo have no step yet, and the first _applied are replaced
         self._todo = [self._root]
         self._applied = 0
+        self._placing: Iterator[Node] | None = None   # the rest of the children of the next one to be replaced
         self._below: list[Node] = []
         self._failing: list[Criterion] = []
         self._steps: dict[Node, Step | Refusal] = {}
@@ -137,7 +168,8 @@ class Expansion:
                 wanted += pending.wanted
                 self._todo.append(node)
             except Refusal as refusal:
-                self._steps[node] = refusal
+                # Of thousands of members each would keep the frames it came through.
+                self._steps[node] = refusal.with_traceback(None)
             self._work += STEP_WORK
         if wanted or self._todo:
             self._work = 0
@@ -146,39 +178,51 @@ class Expansion:
 
     def _apply_level(self) -> None:
         while self._applied < len(self._level):
-            if self._work >= self.slice:
-                self._work = 0
-                raise Pending([NEXT_TURN])
+            self._let_others()
             node = self._level[self._applied]
+            if self._placing is None:
+                self._placing = iter(self._apply(node, self._steps.pop(node)))
+            for child in self._placing:
+                self._place(node, child)
+                self._work += STEP_WORK // 4
+                self._let_others()
+            self._placing = None
             self._applied += 1
-            self._apply(node, self._steps.pop(node))
         self._level, self._below, self._applied = self._below, [], 0
         self._todo = self._level.copy()
 
-    def _apply(self, node: Node, step: Step | Refusal) -> None:
+    def _let_others(self) -> None:
+        if self._work >= self.slice:
+            self._work = 0
+            raise Pending([NEXT_TURN])
+
+    def _apply(self, node: Node, step: Step | Refusal) -> Collection[Node]:
+        """Returns its children, which have to be placed yet."""
+        self._work += STEP_WORK // 4
         if isinstance(step, Refusal):
             node.error = line_of(step.why.encode(), WHY_MAX)
             if not step.alone:
                 raise step
             self._failed.append((node, step))
-            return
+            return ()
         if step.envelope is not None:
             self._deliver(node, step.envelope)
-        self._work += STEP_WORK // 4 * (1 + len(step.children))
-        for child in step.children:
-            node.children.append(child)
-            self._nodes += 1
-            if self._nodes > NODES_MAX:
-                raise Refusal(EXPANSION_TEMP, f"more than {NODES_MAX} members")
-            identity = child.identity
-            if identity not in self._seen:
-                self._seen.add(identity)
-                self._below.append(child)
-            elif node.leads_to(identity):
-                child.note = "loop: it led here itself"
-                self._loop = f"loop: {child.kind.value} {child.name} leads to itself"
-            else:
-                child.note = "duplicate"
+        return step.children
+
+    def _place(self, node: Node, child: Node) -> None:
+        node.children.append(child)
+        self._nodes += 1
+        if self._nodes > NODES_MAX:
+            raise Refusal(EXPANSION_TEMP, f"more than {NODES_MAX} members")
+        identity = child.identity
+        if identity not in self._seen:
+            self._seen.add(identity)
+            self._below.append(child)
+        elif node.leads_to(identity):
+            child.note = "loop: it led here itself"
+            self._loop = f"loop: {child.kind.value} {child.name} leads to itself"
+        else:
+            child.note = "duplicate"
 
     def _deliver(self, node: Node, envelope: Envelope) -> None:
         dest = envelope.dest
@@ -196,7 +240,10 @@ class Expansion:
                 # Nobody is left: what may be mended in time is said before what is final.
                 raise next((one for _, one in self._failed if one.reply.startswith("4")), self._failed[0][1])
             raise Refusal(EXPANSION_PERM, self._loop or "expanded to nothing")
-        problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}" for node, _ in self._failed)
+        problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}"
+                         for node, _ in self._failed[:PROBLEMS_MAX])
+        if len(self._failed) > PROBLEMS_MAX:
+            problems += (f"and {len(self._failed) - PROBLEMS_MAX} more members of <{self._root.address}>",)
         bounces = self._tell_owners(memo) if self._failed else []
         envelopes = notices.expanded(self._envelope, envelopes, self._x.queue_ttl)
         return Expanded(envelopes + bounces, "", "", self._root, False, problems)
@@ -336,7 +383,7 @@ class Expansion:
         user, _, tag = split_tag(name, self._x.delimiter)
         return user, tag or above.tag
 
-    def _aliases(self, node: Node, action: Action, memo: Memo) -> list[Node] | None:
+    def _aliases(self, node: Node, action: Action, memo: Memo) -> Listed | None:
         if action.alias:
             return self._from_table(node, action.alias, list(tagged(node.name, self._x.delimiter)), memo)
         if action.virtual:
@@ -344,7 +391,7 @@ class Expansion:
             return self._from_table(node, action.virtual, [f"{name}@" for name in names] + list(names), memo)
         return None
 
-    def _from_table(self, node: Node, table: str, keys: list[str], memo: Memo) -> list[Node] | None:
+    def _from_table(self, node: Node, table: str, keys: list[str], memo: Memo) -> Listed | None:
         """What the first of these keys leads to; None when the table has none of them."""
         try:
             found = self._x.tables.first(table, Service.ALIAS, keys, memo)
@@ -353,18 +400,11 @@ class Expansion:
         if found is None:
             return None
         key, value = found
-        return self._children(node, members.parse(value), Origin(table, key))
-
-    def _children(self, node: Node, read: Members, origin: Origin) -> list[Node]:
-        children: list[Node] = []
-        for member in read.good:
-            address = member.address if member.address is not None else node.address
-            children.append(Node(member.kind, member.text, address, node, direct=member.direct, origin=origin))
-        for bad in read.bad:
-            child = Node(Kind.BAD, bad.text[: members.SHOWN_MAX], node.address, node, origin=origin)
-            child.error = str(bad)
-            children.append(child)
-        return children
+        if len(value) > PARSED_AT_ONCE and self._x.lists is not None:
+            read = memo.recall(self._x.lists, value)
+        else:
+            read = members.parse(value)
+        return Listed(node, read, Origin(table, key))
 
     def _user(self, user: str, action: Action, memo: Memo) -> UserInfo:
         """There must be such a user; without root it must be ours, or the action must deliver as ours."""
@@ -406,7 +446,7 @@ class Expansion:
             return self._final(node, user, action, "an empty .forward")
         node.name = user
         node.forwarded = True
-        return Step(self._children(node, read, Origin(path=path)))
+        return Step(Listed(node, read, Origin(path=path)))
 
     def _final(self, node: Node, user: str, action: Action, forwards: str) -> Step:
         """A delivery to a user, unless the action makes none."""
@@ -449,7 +489,7 @@ class Expansion:
         if found.why:
             raise Refusal(EXPANSION_TEMP, found.why)
         origin = node.origin or Origin()
-        return Step(self._children(node, found.members, origin._replace(path=node.name)))
+        return Step(Listed(node, found.members, origin._replace(path=node.name)))
 
     def _envelope_of(self, node: Node, action: Action, agent: Agent, user: str, command: str = "") -> Envelope:
         return replace(self._envelope, agent=agent, action=action.name, dest=node.address, user=user, command=command,

@@ -17,17 +17,15 @@ def frames(reqid: int, first: int, expanded: Expanded, seal: Seal) -> Iterator[R
     """An expansion in as many messages as it takes; nearly always one.  first: the evpid of its first envelope.
 
     Raises SealError for an envelope that queue would refuse."""
-    envelopes = [e if e.evpid == n else replace(e, evpid=n) for n, e in enumerate(expanded.envelopes, first)]
-    if len(envelopes) > 1:
-        batch: list[Envelope] = []
-        size = 0
-        for envelope in envelopes:
-            length = len(msgspec.msgpack.encode(envelope))
-            if batch and size + length > ROOM:
-                yield RcptExpanded(reqid, seal.close(batch), len(batch), "", "", True)
-                batch, size = [], 0
-            batch.append(envelope)
-            size += length
-        envelopes = batch
-    sealed = seal.close(envelopes) if envelopes else b""
-    yield RcptExpanded(reqid, sealed, len(envelopes), expanded.reply, expanded.why, whole=expanded.whole)
+    batch: list[Envelope] = []
+    size, several = 0, len(expanded.envelopes) > 1
+    for number, envelope in enumerate(expanded.envelopes, first):
+        numbered = envelope if envelope.evpid == number else replace(envelope, evpid=number)
+        length = len(msgspec.msgpack.encode(numbered)) if several else 0
+        if batch and size + length > ROOM:
+            yield RcptExpanded(reqid, seal.close(batch), len(batch), "", "", True)
+            batch, size = [], 0
+        batch.append(numbered)
+        size += length
+    sealed = seal.close(batch) if batch else b""
+    yield RcptExpanded(reqid, sealed, len(batch), expanded.reply, expanded.why, whole=expanded.whole)

@@ -162,6 +162,20 @@ def read_open(fd: int) -> Forward:
         os.close(fd)
 
 
+class Lists:
+    """Reads the long values of aliases, in threads: it takes tens of milliseconds."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    def known(self, _value: str) -> Members | Unknown:
+        return UNKNOWN_YET
+
+    async def answer(self, value: str) -> Members:
+        """The members of the list."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, parse, value)
+
+
 class Includes:
     """Reads :include: files, in threads, because a file may be far away."""
 

@@ -4,6 +4,7 @@ A ruleset is compiled once per configuration.  A table that cannot be asked now 
 fails temporarily, because a later rule might say what the one in doubt would have forbidden.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from pysmtpd.conf.config import Criterion, Rule
 from pysmtpd.lookup.domains import ManyTables
 from pysmtpd.lookup.facts import LOCAL, UNKNOWN, Facts
 from pysmtpd.lookup.table import Service, TableError, Tables
+from pysmtpd.lookup.table_keyed import KeyedTable
 from pysmtpd.lookup.table_slow import SlowTable
 from pysmtpd.lookup.table_static import StaticTable
 
@@ -173,6 +175,9 @@ def _table_test(criterion: Criterion, tables: Tables, service: Service, key: str
         service = Service.REGEX
     table = tables.get(name)
     at_once = None if isinstance(table, SlowTable) else table
+    if isinstance(table, KeyedTable):
+        with contextlib.suppress(TableError):  # each look-up will tell
+            table.expect(service)
 
     def test(facts: Facts) -> bool:
         if at_once is None or tables.trace is not None:

@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol
 from pysmtpd.lookup.service import TableError
 from pysmtpd.lookup.table_keyed import KeyedTable
 from pysmtpd.lookup.table_reload import Reloaded
+from pysmtpd.lookup.table_static import Held
 from pysmtpd.maps import BadMap, bdb, cdb
 
-AT_ONCE_MAX = 1024 * 1024          # octets of a Berkeley DB file that is read again without a thread
+AT_ONCE_MAX = 64 * 1024            # octets of a file that is read without a thread
 MEND = "make it again with: makemap -o {path} {source}"
 
 
@@ -123,6 +124,13 @@ def _read(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
+class Opened(NamedTuple):
+    """An open map, and all its entries if the table is asked in ways that need them."""
+
+    content: Content
+    held: Held | None
+
+
 class DbTable(KeyedTable):
     """``db:/path``."""
 
@@ -136,17 +144,25 @@ class DbTable(KeyedTable):
         self._tell = tell
         self._later = later
         self._refused: Stamp | None = None
+        self._left: tuple[Hashable, ...] = ()  # to a thread: which file, and how it is asked
         self._content = open_map(path)
 
-    def read(self) -> Content:
+    def read(self) -> Opened:
         """The file as it is now; for a thread, if it may be large.  Raises TableError."""
-        return open_map(self.path)
+        content = open_map(self.path)
+        try:
+            return Opened(content, self.held(self._texts(content)) if self._compared else None)
+        except TableError as error:
+            content.close()
+            raise TableError(str(error).removeprefix(f"table {self.name}: ")) from None
 
-    def install(self, content: Content) -> None:
+    def install(self, opened: Opened) -> None:
         """From now on this is the content."""
         self._content.close()
-        self._content = content
+        self._content = opened.content
         self._refused = None
+        if opened.held is not None:
+            self.hold(opened.content.stamp, opened.held)
 
     def reload(self) -> None:
         """Open the file anew.  Raises TableError, and then keeps what was there before."""
@@ -167,9 +183,21 @@ class DbTable(KeyedTable):
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """All of them."""
+        return self._texts(self._content)
+
+    def _texts(self, content: Content) -> Iterator[tuple[str, str]]:
         with self._failing():
-            for key, value in self._content.entries():
+            for key, value in content.entries():
                 yield self._text(key), self._text(value)
+
+    def may_read(self, version: Hashable) -> None:
+        """All of a large file is read by a thread, once; until then nobody knows."""
+        if self._later is None or self._content.stamp.size <= AT_ONCE_MAX:
+            return
+        if self._left != (version, self._compared):
+            self._left = (version, self._compared)
+            self._later(self)
+        raise TableError(f"table {self.name}: {self.path}: it is being read")
 
     def version(self) -> Hashable:
         """Which file it is."""

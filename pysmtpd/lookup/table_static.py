@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 from pysmtpd.lookup.match import BadPattern, ExactIndex, HostIndex, MailIndex, NetIndex, RegexIndex
 from pysmtpd.lookup.service import Service, TableError
@@ -19,9 +20,13 @@ class Held:
             folded[key.lower()] = (key, value, lines[number] if lines else 0)
         self.values = {key: value for key, value, _ in folded.values()}
         self.lines = array("I", (line for _, _, line in folded.values())) if lines else array("I")
-        self.order = sorted(self.values)
         self.finders: dict[Service, Find] = {}
         self._delimiter = delimiter
+
+    @cached_property
+    def order(self) -> list[str]:
+        """All keys, in the order of their bytes."""
+        return sorted(self.values)
 
     def finder(self, service: Service) -> Find:
         """What finds the entry that a key matches."""

@@ -1,6 +1,7 @@
 """lookup.expand: aliases, virtual users, lists, .forward, and what becomes of bad members."""
 
 import asyncio
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 
 from pysmtpd.base.envelope import Agent, BounceKind, Envelope
 from pysmtpd.conf.config import Action, Method
-from pysmtpd.lookup.expand import DEPTH_MAX, SLICE, STEP_WORK, Expander
+from pysmtpd.lookup.expand import DEPTH_MAX, PROBLEMS_MAX, SLICE, STEP_WORK, Expander
 from pysmtpd.lookup.forward import Forward, Included, Opening, User, read_file, read_include
+from pysmtpd.lookup.members import Members, parse
 from pysmtpd.lookup.memo import NEXT_TURN, UNKNOWN_YET, Memo, Pending, Unknown
 from pysmtpd.lookup.node import Expanded
 from pysmtpd.lookup.table_static import StaticTable
@@ -338,6 +340,49 @@ def test_a_list_of_thousands_lets_others_have_their_turn() -> None:
     assert slices > 5000 * STEP_WORK / SLICE
     decisions = [node.decision for node in expanded.root.children[0].children[0].children]
     assert decisions[0] is not None and all(one is not None and one.failed is decisions[0].failed for one in decisions)
+
+
+class Reader:
+    """Reads long lists, and counts them."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def known(self, _value: str) -> Unknown:
+        return UNKNOWN_YET
+
+    async def answer(self, value: str) -> Members:
+        self.read += 1
+        return parse(value)
+
+
+def test_a_list_of_thousands_in_one_entry_is_read_by_a_thread_and_placed_in_slices() -> None:
+    names = [f"u{number}@far.example" for number in range(4000)]
+    expanding = made({"a": ", ".join([*names, "bad member"]), "b": "bob, carol"})
+    expanding.lists = reader = Reader()
+    expansion = expanding.expansion(envelope("a@localhost"), tls=False, local=True)
+    expansion.slice = 5000
+    steps: list[int] = []
+
+    async def count() -> Expanded:
+        work = asyncio.ensure_future(Memo().settle(lambda memo: expansion.run(memo), Pending([NEXT_TURN])))
+        while not work.done():
+            steps.append(expansion._nodes)
+            await asyncio.sleep(0)
+        return await work
+
+    expanded = run(count())
+    assert len(expanded.envelopes) == 4000 and len(expanded.problems) == 1
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= 5000 / (STEP_WORK // 4) + 1
+    assert ends(expand("b@localhost", expanding)) == ["bob", "carol"]
+    assert reader.read == 1
+
+
+def test_what_is_told_of_bad_members_is_bounded() -> None:
+    names = ", ".join(["bob", *(f"no{number}" for number in range(PROBLEMS_MAX + 7))])
+    problems = expand("a@localhost", made({"a": names})).problems
+    assert len(problems) == PROBLEMS_MAX + 1
+    assert problems[-1] == "and 7 more members of <a@localhost>"
 
 
 def test_a_long_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,3 +106,44 @@ def test_a_large_file_is_left_to_a_thread(tmp_path: Path) -> None:
     assert later == [db]
     db.install(db.read())
     assert db.lookup(Service.ALIAS, "root") == "alice"
+
+
+def test_all_of_a_large_file_is_read_by_a_thread_and_the_old_content_answers_meanwhile(tmp_path: Path) -> None:
+    path, later = tmp_path / "m.db", list[Reloaded]()
+    names = {f"d{number}.example.org": "x" * 40 for number in range(3000)}
+    make(path, **names)
+    db = DbTable("t", str(path), later=later.append)
+    db.expect(Service.DOMAIN)          # when the daemon starts
+    assert db.match(Service.DOMAIN, "d2999.example.org") and later == []
+    make(path, **names, **{"new.example.org": "x"})
+    assert [db.match(Service.DOMAIN, f"{name}.example.org") for name in ("new", "d1")] == [False, True]
+    assert later == [db]
+    opened = db.read()
+    assert opened.held is not None and list(opened.held.finders) == [Service.DOMAIN]
+    db.install(opened)
+    assert db.match(Service.DOMAIN, "new.example.org") and later == [db]
+
+
+def test_a_way_of_asking_that_nobody_expected_fails_until_a_thread_has_read_all(tmp_path: Path) -> None:
+    path, later = tmp_path / "m.db", list[Reloaded]()
+    make(path, **{"192.0.2.0/24": "x" * AT_ONCE_MAX})
+    db = DbTable("t", str(path), later=later.append)
+    for _ in range(3):
+        with pytest.raises(TableError, match=r"m\.db: it is being read"):
+            db.match(Service.NETADDR, "192.0.2.1")
+    assert later == [db]
+    db.install(db.read())
+    assert db.match(Service.NETADDR, "192.0.2.1") and not db.match(Service.NETADDR, "192.0.3.1")
+
+
+def test_an_entry_that_is_no_text_keeps_the_content_of_before(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    make(path, **{"example.org": "x"})
+    told = list[str]()
+    db = table(path, told)
+    assert db.match(Service.DOMAIN, "example.org")
+    fds = len(os.listdir("/proc/self/fd"))
+    replace(str(path), [(b"\xff", b"x")], None)
+    assert db.match(Service.DOMAIN, "example.org")
+    assert told == [f"table t: {path}: an entry that is not UTF-8: the content of before is kept"]
+    assert len(os.listdir("/proc/self/fd")) == fds
