@@ -51,7 +51,7 @@ class Check:
             wrappers=draft.wrappers, processors=draft.processors, table_programs=draft.table_programs,
             filters=draft.filters, user=self._user,
             state_dir=self._state_dir, expectations=tuple(one for one, _ in draft.expectations),
-            **{"admd": hostname, **draft.settings},
+            **draft.settings,
         )
 
     def _error(self, token: Token, message: str, *notes: str) -> None:

@@ -365,7 +365,6 @@ class Config(Frozen):
     max_deferred: int = 100
     sub_addr_delim: str = "+"               # any of these characters
     smtp_ciphers: str = ""
-    normalize_newlines: bool = False        # ours: bare CR and LF, and NUL, of messages; otherwise refused
     xclient_from: str = ""                  # ours: tables of proxies that may say XCLIENT, and XFORWARD
     xforward_from: str = ""
     smtp_workers: int = 1                   # ours: processes that share the listeners
@@ -374,7 +373,7 @@ class Config(Frozen):
     srs_ttl: int = 4
     expectations: tuple[Expectation, ...] = ()  # ours: the tests
     resolvers: tuple[str, ...] = ()         # ours: address or address:port, [v6]:port
-    admd: str = ""
+    admd: str = ""                          # empty: not said, the server's name then
     log_format: str = "text"                # ours: text or json
     log_destination: str = "syslog"         # ours: syslog, stderr or file
     log_file: str = ""
@@ -404,7 +403,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "queue_key", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
     Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers",
-                          "xclient_from", "xforward_from", "normalize_newlines"}),
+                          "xclient_from", "xforward_from", "admd"}),
     Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
     Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
 }

@@ -5,8 +5,6 @@ a line goes when the daemon obeys it.
 """
 
 NOT_IN_EFFECT = frozenset({
-    "admd",
-    "mta max-deferred",
     "pki dhe",
     "proc",
     "filter",

@@ -117,7 +117,7 @@ def _ours(line: str, default: bool) -> str:
 
 def _settings(config: Config) -> Iterator[str]:
     usual = Config(hostname=config.hostname)
-    yield _setting(f"admd {quoted(config.admd)}", config.admd == config.hostname)
+    yield _ours(f"admd {quoted(config.admd or config.hostname)}", not config.admd)
     yield _setting(f"bounce warn-interval {', '.join(time(one) for one in config.warn_intervals)}",
                    config.warn_intervals == usual.warn_intervals)
     yield _ours(f"log format {config.log_format}", config.log_format == usual.log_format)
@@ -135,8 +135,6 @@ def _settings(config: Config) -> Iterator[str]:
     yield _setting(f"smtp sub-addr-delim {quoted(config.sub_addr_delim)}",
                    config.sub_addr_delim == usual.sub_addr_delim)
     yield _ours(f"smtp workers {config.smtp_workers}", config.smtp_workers == usual.smtp_workers)
-    yield _ours(f"smtp bare-newline {'normalize' if config.normalize_newlines else 'reject'}",
-                not config.normalize_newlines)
     yield from (f"smtp {word} from {_table(config, name)}" for word, name in
                 (("xclient", config.xclient_from), ("xforward", config.xforward_from)) if name)
     if config.srs_key is not None:

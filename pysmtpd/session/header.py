@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from pysmtpd.base.reply import R550_HEADER, R552_HEADER, R554_LOOP, Reply
+from pysmtpd.session import authres
 from pysmtpd.session.masquerade import masquerade
 from pysmtpd.session.qualify import qualify
 
@@ -31,14 +32,17 @@ class Completion(NamedTuple):
 class Header:
     """The header of one message on its way."""
 
-    __slots__ = ("_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict",
+    __slots__ = ("_admd", "_complete", "_done", "_fault", "_held", "_masked", "_seen", "_strict",
                  "beyond_ascii")
 
-    def __init__(self, complete: Completion | None, masked: bytes = b"", *, strict: bool = False) -> None:
+    def __init__(self, complete: Completion | None, masked: bytes = b"", admd: bytes = b"", *,
+                 strict: bool = False) -> None:
         """``complete``: what to add where it is missing, Bcc is then removed; None leaves the header alone.
-        ``masked``: an address that takes the place of those in From.  ``strict``: the
+        ``masked``: an address that takes the place of those in From.  ``admd``: our name, in lower case, by which
+        nobody else shall tell results of authentication; empty where they may.  ``strict``: the
         body may be binary (RFC 3030 3), which the header must not."""
         self._masked = masked
+        self._admd = admd
         self._complete = complete
         self._strict = strict
         self.beyond_ascii = False  # it has such characters
@@ -100,6 +104,9 @@ class Header:
             return b""
         if self._masked and _has(folded, b"from"):
             header = masquerade(data[:end], self._masked)
+            data, folded = header + data[end:], b"\r\n" + header.lower()
+        if self._admd and _has(folded, authres.NAME):
+            header = authres.without_claims(data[:end], self._admd)
             data, folded = header + data[end:], b"\r\n" + header.lower()
         self.beyond_ascii = not folded.isascii()
         return self._completed(data, folded) if self._complete else data

@@ -13,12 +13,12 @@ class Incoming:
     __slots__ = ("_data", "_header", "_trace", "_tx")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
-                 masked: bytes = b"", *, normalize: bool = False) -> None:
-        """``trace`` is our Received field, ``completion`` and ``masked`` as in Header, ``limit`` in octets;
-        ``normalize``: bare line ends and NULs are made good, not refused."""
+                 masked: bytes = b"", admd: bytes = b"") -> None:
+        """``trace`` is our Received field, ``completion``, ``masked`` and ``admd`` as in Header, ``limit`` in
+        octets."""
         self._tx = tx
-        self._data = MailData(limit, normalize=normalize)
-        self._header = Header(completion, masked)
+        self._data = MailData(limit)
+        self._header = Header(completion, masked, admd)
         self._trace = trace
         tx.write(trace)
 
@@ -52,10 +52,10 @@ class Chunked:
     __slots__ = ("_data", "_header", "_trace", "_tx", "size")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
-                 masked: bytes = b"", *, normalize: bool = False) -> None:
+                 masked: bytes = b"", admd: bytes = b"") -> None:
         self._tx = tx
-        self._data = ChunkData(limit, may_be_binary=tx.may_be_binary, normalize=normalize)
-        self._header = Header(completion, masked, strict=tx.may_be_binary)
+        self._data = ChunkData(limit, may_be_binary=tx.may_be_binary)
+        self._header = Header(completion, masked, admd, strict=tx.may_be_binary)
         self.size = 0              # octets of the chunk that is coming
         self._trace = trace
         tx.write(trace)

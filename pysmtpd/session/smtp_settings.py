@@ -21,8 +21,8 @@ class SessionSettings(NamedTuple):
     number: int = 0                # which of the listeners this is
     xclient_from: str = ""         # table of proxies that may say XCLIENT; empty: there are none
     xforward_from: str = ""
+    admd: str = ""                 # whose results of authentication nobody else may tell; empty: whoever likes may
     patience: Bounds = Bounds()
-    normalize: bool = False        # bare line ends and NULs of messages are made good, not refused
     mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
@@ -30,9 +30,9 @@ class SessionSettings(NamedTuple):
         """Those that a configuration gives a listener."""
         limits = config.limits
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
-                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from,
+                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from, config.admd,
                    Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
-                          limits.smtp_error_delay), config.normalize_newlines)
+                          limits.smtp_error_delay))
 
 
 class TlsFacts(NamedTuple):

@@ -172,15 +172,15 @@ class Transactions(Chunking):
 
     def _proceed_data(self, argument: str) -> None:
         assert self._tx is not None
-        self._incoming = Incoming(self._tx, self._settings.max_message_size, *self._fields(self._tx),
-                                  normalize=self._settings.normalize)
+        self._incoming = Incoming(self._tx, self._settings.max_message_size, *self._fields(self._tx))
         self._reply(reply.R354_ENTER_MAIL)
 
     def _chunked(self, tx: Tx) -> Chunked:
-        return Chunked(tx, self._settings.max_message_size, *self._fields(tx), normalize=self._settings.normalize)
+        return Chunked(tx, self._settings.max_message_size, *self._fields(tx))
 
-    def _fields(self, tx: Tx) -> tuple[bytes, Completion | None, bytes]:
-        """What comes before the message, what to add to its header, and the sender that takes the place of From's."""
+    def _fields(self, tx: Tx) -> tuple[bytes, Completion | None, bytes, bytes]:
+        """What comes before the message, what to add to its header, the sender that takes the place of From's, and the
+        name by which it may hold no results of authentication."""
         settings = self._settings
         date = rfc5322(self._now, settings.zone)
         trace = received(
@@ -189,7 +189,7 @@ class Transactions(Chunking):
             rcpt=str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else "", mask_src=self._listener.mask_src,
         )
         masked = str(tx.sender).encode() if self._listener.masquerade and self._username else b""
-        return trace, self._completion(date), masked
+        return trace, self._completion(date), masked, b"" if self._is_near else settings.admd.lower().encode()
 
     def _protocol(self, tx: Tx) -> str:
         """RFC 3848, and RFC 6531 4.3."""
@@ -210,11 +210,20 @@ class Transactions(Chunking):
 
     def _completion(self, date: str) -> Completion | None:
         """The fields to add to a user's own mail where they are missing."""
-        local = self._listener.is_local and not self._proxied
-        if not (local or self._port in SUBMISSION_PORTS) or (self._forwarded or {}).get("SOURCE") == "REMOTE":
+        if not (self._is_near or (self._port in SUBMISSION_PORTS and not self._is_forwarded)):
             return None
         message_id = f"Message-ID: <{self._random(64):016x}@{self._settings.smtpname}>\r\n"
         return Completion(f"Date: {date}\r\n".encode(), message_id.encode(), self._settings.smtpname.encode())
+
+    @property
+    def _is_forwarded(self) -> bool:
+        """Whether a proxy says that it comes from elsewhere (XFORWARD)."""
+        return (self._forwarded or {}).get("SOURCE") == "REMOTE"
+
+    @property
+    def _is_near(self) -> bool:
+        """Whether it comes from this machine: a user's own mail, or what a content filter gives back."""
+        return self._listener.is_local and not self._proxied and not self._is_forwarded
 
     def _receive_data(self, incoming: Incoming) -> bool:
         """Take in mail data; False when its end has not come."""
