@@ -600,6 +600,20 @@ class DeliveryRelease(Message):
     count: int
 
 
+@declare(0x88, QUEUE >> MTA)
+class QueueCancel(Message):
+    """These were removed: what is not being sent yet shall not be."""
+
+    evpids: Ids
+
+
+@declare(0x87, MTA >> QUEUE)
+class DeliverySchedule(Message):
+    """Where these failed to be delivered somebody answers again: they are due now."""
+
+    evpids: Ids
+
+
 # --- mta asks lka: where to ---------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import Message
-from pysmtpd.messages import MtaLookedUp, MtaResolved, QueueBody, QueueDeliver, RenewFiles, SetupFile
+from pysmtpd.messages import MtaLookedUp, MtaResolved, QueueBody, QueueCancel, QueueDeliver, RenewFiles, SetupFile
 from pysmtpd.privsep.ioev import Io, dial
 from pysmtpd.privsep.keyfiles import KeyFiles
 from pysmtpd.privsep.mproc import Peer
@@ -106,6 +106,10 @@ class Mta(Process):
     @handles(QueueDeliver)
     def deliver(self, _peer: Peer, message: QueueDeliver) -> None:
         self.agent.deliver(message)
+
+    @handles(QueueCancel)
+    def cancel(self, _peer: Peer, message: QueueCancel) -> None:
+        self.agent.cancel(message.evpids)
 
     @handles(QueueBody)
     def body(self, _peer: Peer, message: QueueBody) -> None:

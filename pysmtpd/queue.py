@@ -30,9 +30,11 @@ from pysmtpd.messages import (
     Delivered,
     DeliveryHold,
     DeliveryRelease,
+    DeliverySchedule,
     ExpandRcpt,
     Outcome,
     QueueBody,
+    QueueCancel,
     QueueDeliver,
     QueueHold,
     QueueRelease,
@@ -63,7 +65,7 @@ from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.coding import Coding
 from pysmtpd.spool.commands import Commands
 from pysmtpd.spool.endings import Endings
-from pysmtpd.spool.flights import Flights
+from pysmtpd.spool.flights import Flight, Flights
 from pysmtpd.spool.incoming import Inbox, Key
 from pysmtpd.spool.memory import Memory
 from pysmtpd.spool.msgids import Ids, MsgIds
@@ -76,6 +78,7 @@ from pysmtpd.spool.writer import Thread, Writer
 CARRIED_WINDOW = 4 * 1024 * 1024   # octets of bodies that an agent holds unasked
 BOUNCER = "bounce"                 # the agent of bounces
 DRAIN_TIMEOUT = 20.0
+COUNT_PAUSE = 100                  # times what it took, until the envelopes are counted anew
 READ_AGAIN = 10.0                  # seconds until what could not be read is tried again
 
 
@@ -114,6 +117,7 @@ class Queue(Process):
         self.endings = Endings(self, self.config.queue_ttl)
         self.commands = Commands(self)
         self._drain_timer: TimerHandle | None = None
+        self._count_at = 0.0
 
     def open_spool(self) -> SqliteSpool:
         """Opened in the jail: opened before, its files would stay root's."""
@@ -374,6 +378,10 @@ class Queue(Process):
     def release(self, peer: Peer, message: DeliveryRelease) -> None:
         self.peer(Proc.SCHEDULER).send(QueueRelease(_holdq(peer, message.holdq), message.count))
 
+    @handles(DeliverySchedule)
+    def hurry(self, _peer: Peer, message: DeliverySchedule) -> None:
+        self.commands.hurry(message.evpids)
+
     # bounces: what spool.bounces.Post wants
 
     @handles(RcptExpanded)
@@ -438,7 +446,26 @@ class Queue(Process):
     def ctl_show_message(self, peer: Peer, ask: CtlShowMessage) -> None:
         self.commands.show_message(peer, ask)
 
+    def cancel(self, flights: list[Flight]) -> None:
+        for peer in self.peers(Proc.MTA):
+            evpids = [flight.stored.envelope.evpid for flight in flights if flight.agent is peer]
+            if evpids:
+                peer.send(QueueCancel(evpids))
+
+    def _count(self) -> None:
+        """How many envelopes there are, for a hundredth of the time at most."""
+        began = self.loop.time()
+        if began < self._count_at:
+            return
+        try:
+            self.stats.set("scheduler.envelope", self.backend.count())
+        except SpoolError as error:
+            self.reader.failed(error)
+        took = self.loop.time() - began
+        self._count_at = began + COUNT_PAUSE * took
+
     def tell_stats(self) -> None:
+        self._count()
         self.stats.set("bounce.session", self.bounces.sessions)
         self.stats.set("bounce.envelope", self.bounces.envelopes)
 

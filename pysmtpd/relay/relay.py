@@ -1,6 +1,7 @@
 """A relay: where a domain's mail goes and how, the tasks that wait for it, and the connections it has."""
 
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol
 
 from pysmtpd.base.envelope import Envelope
@@ -144,6 +145,16 @@ class Relay:
         if self._open.get(task.key) is task:
             del self._open[task.key]
         return task
+
+    def drop(self, evpids: AbstractSet[int]) -> bool:
+        """Forget these as far as they wait; whether there were any."""
+        before = sum(len(task.envelopes) for task in self.tasks)
+        for task in self.tasks:
+            task.envelopes = [envelope for envelope in task.envelopes if envelope.evpid not in evpids]
+        for key in [key for key, task in self._open.items() if not task.envelopes]:
+            del self._open[key]
+        self.tasks = deque(task for task in self.tasks if task.envelopes)
+        return sum(len(task.envelopes) for task in self.tasks) < before
 
     def give_back(self, task: Task) -> None:
         self.tasks.appendleft(task)

@@ -24,6 +24,7 @@ from pysmtpd.messages import (
 from pysmtpd.relay import connector, limits
 from pysmtpd.relay.body import Bodies
 from pysmtpd.relay.connector import Blocked, Connect, Exhausted
+from pysmtpd.relay.hoststat import HostStats
 from pysmtpd.relay.lookup import Questions
 from pysmtpd.relay.relay import Candidate, Connection, Failure, Relay, RelayKey, relay_key
 from pysmtpd.relay.results import Results
@@ -51,7 +52,8 @@ class TransferAgent:
         self.hostname = config.hostname
         self.questions = Questions(shell)
         self.bodies = Bodies(shell)
-        self.results = Results(shell)
+        self.hosts = HostStats(config.max_deferred)
+        self.results = Results(shell, self.hosts)
         self.network = Network()
         self.relays: dict[RelayKey, Relay] = {}
         self.stopping = False
@@ -146,19 +148,29 @@ class TransferAgent:
             relay.hosts, relay.hosts_at = [Candidate(0, key.domain, literal)], inf
         return relay
 
-    def _fail(self, envelope: Envelope, outcome: Outcome, esc: str, text: str, relay: str = "") -> None:
+    def _fail(self, envelope: Envelope, outcome: Outcome, esc: str, text: str) -> None:
         """It never came to a session."""
-        self.results.add(envelope, outcome, esc, text, relay=relay or envelope.dest.domain)
+        self.results.add(envelope, outcome, esc, text, relay=envelope.dest.domain)
 
-    def _flush(self, relay: Relay, outcome: Outcome, esc: str, text: str) -> None:
+    def _flush(self, relay: Relay, outcome: Outcome, esc: str, text: str, *, unreachable: bool = False) -> None:
         """Nothing more can be done for the tasks of a relay."""
         while relay.tasks:
             for envelope in relay.take().envelopes:
-                self._fail(envelope, outcome, esc, text, relay.key.domain)
+                self.results.add(envelope, outcome, esc, text, relay=relay.key.domain, unreachable=unreachable)
         if relay.holding:
             relay.holding = False
             self.shell.tell_queue(DeliveryRelease(relay.holdq, -1))
         relay.failed.clear()
+
+    def cancel(self, evpids: list[int]) -> None:
+        """They were removed from the queue.  What is being sent is sent."""
+        gone = frozenset(evpids)
+        for relay in list(self.relays.values()):
+            if relay.tasks and relay.drop(gone):
+                if relay.holding and len(relay.tasks) <= relay.limits.task_lowat:
+                    relay.holding = bool(relay.tasks)
+                    self.shell.tell_queue(DeliveryRelease(relay.holdq, relay.limits.task_release * relay.holding))
+                self.mark(relay)
 
     # driving
 
@@ -248,7 +260,7 @@ class TransferAgent:
         if isinstance(choice, Exhausted):
             if self._other_source(relay):
                 return False
-            self._flush(relay, Outcome.TEMPFAIL, choice.esc, choice.reason)
+            self._flush(relay, Outcome.TEMPFAIL, choice.esc, choice.reason, unreachable=True)
             return False
         if isinstance(choice, Blocked):
             if choice.until == inf:

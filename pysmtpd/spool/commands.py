@@ -25,7 +25,7 @@ from pysmtpd.messages import (
 from pysmtpd.spool.backend import Change, SpoolError, Stored, Unreadable
 from pysmtpd.spool.bounces import Bounces
 from pysmtpd.spool.envelope_text import dump
-from pysmtpd.spool.flights import Flights
+from pysmtpd.spool.flights import Flight, Flights
 from pysmtpd.spool.memory import Memory
 from pysmtpd.spool.reader import Reader
 from pysmtpd.spool.writer import Writer
@@ -58,6 +58,15 @@ class Spool(Protocol):
 
     def log_admin(self, line: str, envelope: Envelope) -> None: ...
 
+    def cancel(self, flights: list[Flight]) -> None:
+        """Those who have these envelopes need not try any more."""
+
+
+class _Nobody:
+    """Asked, and wants no answer."""
+
+    def send(self, message: object) -> None: ...
+
 
 class Commands:
     """The answers."""
@@ -71,6 +80,16 @@ class Commands:
     def envelopes(self, peer: Asker, ask: CtlEnvelopes) -> None:
         """Answered with the number of envelopes when all is durable."""
         self._page(peer, ask, 0, 0)
+
+    def hurry(self, evpids: list[int]) -> None:
+        """These are due now, as mta found out."""
+        reader = self._queue.reader
+        try:
+            found = reader.load(evpids)
+        except SpoolError as error:
+            reader.failed(error)
+            return
+        self._do(_Nobody(), CtlEnvelopes(0, EnvelopeCommand.SCHEDULE, 0, 0, 0), found, 0, None)
 
     def _page(self, peer: Asker, ask: CtlEnvelopes, after: int, count: int) -> None:
         reader = self._queue.reader
@@ -95,8 +114,8 @@ class Commands:
             total = count
             if ok:
                 total += len(changes)
-                for stored, (new, _) in changes:
-                    self._changed(stored, new)
+                ended = [self._changed(stored, new) for stored, (new, _) in changes]
+                self._queue.cancel([flight for flight in ended if flight is not None])
             if not ok:
                 peer.send(CtlDone(ask.reqid, False, FAILED.format(what="written", count=total)))
             elif last is not None:
@@ -128,20 +147,22 @@ class Commands:
             return None
         return stored._replace(suspended=suspended), (evpid, {"suspended": int(suspended)})
 
-    def _changed(self, old: Stored, new: Stored | None) -> None:
+    def _changed(self, old: Stored, new: Stored | None) -> Flight | None:
+        """What was being done with an envelope that is gone."""
         queue, evpid = self._queue, old.envelope.evpid
         queue.memory.take_envelope(evpid)
         if new is None:
             queue.log_admin(logline.QUEUE_REMOVED, old.envelope)
-            queue.flights.end(evpid)
+            ended = queue.flights.end(evpid)
             if old.envelope.agent is Agent.BOUNCE:
                 queue.bounces.drop({evpid})
             queue.ended(evpid, 0)
-            return
+            return ended
         flight = queue.flights.get(evpid)
         if flight is not None:
             flight.stored = flight.stored._replace(suspended=new.suspended)
         queue.changed(new)
+        return None
 
     # show
 

@@ -103,6 +103,9 @@ class RamSpool:
         evpids = sorted(e for e in self._envelopes if e > after and msgid in (0, e >> 32))
         return [self._envelopes[evpid] for evpid in evpids[:limit]]
 
+    def count(self) -> int:
+        return len(self._envelopes)
+
     def next_msgid(self) -> int:
         return self._next_msgid
 

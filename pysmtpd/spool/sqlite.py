@@ -362,6 +362,9 @@ class SqliteSpool:
         return [self._stored(row) for row in self._read(
             schema.SELECT_ENVELOPE + where + " ORDER BY msgid, number LIMIT ?", values)]
 
+    def count(self) -> int:
+        return int(self._read("SELECT count(*) FROM envelope")[0][0])
+
     def next_msgid(self) -> int:
         return int(self._read("SELECT next_msgid FROM meta")[0][0])
 

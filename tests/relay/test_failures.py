@@ -110,6 +110,33 @@ def test_penalties_grow_and_long_ones_are_not_waited_for() -> None:
     assert not world.dialled
 
 
+def test_what_was_removed_is_not_tried_any_more() -> None:
+    world = domain(None)               # it never answers
+    world.deliver("c@b.example", "d@b.example", msgid=2)
+    world.deliver("e@b.example", msgid=3)
+    world.run()
+    world.agent.cancel([1 << 32 | 1, 2 << 32 | 1, 3 << 32 | 1, 99])
+    assert world.agent.counters()["mta.envelope"] == 1
+    world.serve(A)
+    world.advance(3600)
+    assert {result.evpid for result in world.results} == {2 << 32 | 2}
+
+
+def test_when_all_was_removed_nothing_remains() -> None:
+    world = domain(None, limits=MtaLimits(task_hiwat=2, task_lowat=1))
+    for msgid in (2, 3, 4):
+        world.deliver("c@b.example", msgid=msgid)
+    world.run()
+    assert world.held == [3 << 32 | 1, 4 << 32 | 1]
+    world.agent.cancel([1 << 32 | 1, 2 << 32 | 1])
+    world.run()
+    assert [count for _, count in world._released] == [0]
+    assert world.agent.counters()["mta.task"] == 0
+    world.advance(3600)
+    assert world.results == []
+    assert world.agent.relays == {}
+
+
 def test_a_dead_port_says_nothing_of_the_others() -> None:
     """A content scanner and a mail store on one machine: when one is down, the other still gets its mail."""
     world = World(Action(name="out", method=Method.RELAY, host="<h>"))

@@ -87,6 +87,7 @@ def state(backend: Backend) -> object:
     walked = [backend.walk(msgid, after, limit) for msgid in (0, 2, 0xFFFFFFFF)
               for after, limit in ((0, 100), (0x7FFFFFFF << 32 | 2, 3))]
     known = [(backend.message(m), backend.body(m)) for m in (1, 2, 3, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)]
+    assert backend.count() == len(backend.walk(0, 0, 10_000))
     return due, walked, known, backend.next_msgid(), backend.used_msgid(2, 0xFFFFFFFE)
 
 

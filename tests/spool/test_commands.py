@@ -15,8 +15,10 @@ from pysmtpd.messages import (
     CtlShowMessage,
     CtlShowQueue,
     CtlText,
+    DeliverySchedule,
     EnvelopeCommand,
     Outcome,
+    QueueCancel,
     QueueDone,
     QueueEnvelopes,
     QueueListed,
@@ -106,10 +108,39 @@ def test_schedule_makes_it_due_now(house: House) -> None:
     assert house.expect(house.scheduler, QueueEnvelopes).schedules[0].due == NOW + 5
 
 
+def test_mta_may_say_that_something_is_due_now(house: House) -> None:
+    later, inflight, paused = (house.submit()[0] for _ in range(3))
+    for evpid in (later, inflight, paused):
+        house.dispatch(evpid)
+        if evpid != inflight:
+            house.report(evpid, Outcome.TEMPFAIL, "4.4.1", "No valid route")
+            house.say(house.scheduler, SchedRetry(evpid, 1, NOW + 400, 0))
+            house.expect(house.scheduler, QueueEnvelopes)
+    assert command(house, PAUSE, paused) == 1
+    house.expect(house.scheduler, QueueEnvelopes)
+    house.queue.clock = NOW + 5
+    house.say(house.mta, DeliverySchedule([later, inflight, paused, 0x999900000001]))
+    (schedule,) = house.expect(house.scheduler, QueueEnvelopes).schedules
+    assert (schedule.evpid, schedule.due) == (later, NOW + 5)
+    house.run(0.05)
+    assert house.scheduler.take(QueueEnvelopes) == []
+
+
 def test_what_is_in_flight_cannot_be_scheduled(house: House) -> None:
     (evpid,) = house.submit()
     house.dispatch(evpid)
     assert command(house, SCHEDULE, evpid) == 0
+
+
+def test_mta_hears_of_what_was_removed_while_it_had_it(house: House) -> None:
+    (first,), (waiting,) = house.submit(), house.submit()
+    (local,) = house.submit(envelopes=[envelope(agent=Agent.MDA, user="bob")])
+    house.dispatch(first)
+    house.dispatch(local, house.mda)
+    assert command(house, REMOVE) == 3
+    assert [one.evpids for one in house.mta.take(QueueCancel)] == [[first]]
+    assert house.mda.sent == []
+    assert waiting not in house.queue.flights
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.PERMFAIL, Outcome.TEMPFAIL])

@@ -245,3 +245,17 @@ def test_spool_of_somebody_else_ends_the_process(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(house.queue, "fatal", fatal)
     with pytest.raises(RuntimeError, match=r"spool\.db: file is not a database"):
         Queue.open_spool(house.queue)
+
+
+def test_the_envelopes_are_counted_when_somebody_asks(house: House) -> None:
+    house.submit(envelopes=[envelope(), envelope()])
+    house.queue.tell_stats()
+    assert house.queue.stats.values["scheduler.envelope"] == 2
+    house.submit()
+    house.queue._count_at = house.loop.time() + 1000   # it took long the last time
+    house.queue.tell_stats()
+    assert house.queue.stats.values["scheduler.envelope"] == 2
+    house.queue._count_at = 0.0
+    house.queue.tell_stats()
+    assert house.queue.stats.values["scheduler.envelope"] == 3
+    assert house.queue._count_at > house.loop.time() - 60
