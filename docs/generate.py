@@ -72,6 +72,27 @@ used again, for another message, for another process, twice in a message, or aft
 What is not prevented: lka believes smtp about the session. A smtp process that is taken over can claim any client
 address, HELO, sender, user or TLS, and gets what the rules give such a client: it can send as anybody who may send. It
 can also put another body under the envelopes of its own message, and forget, or not ask for, recipients.
+
+## What lka says, and the parent judges
+
+lka decides where mail goes and as whom it is delivered; it makes the envelopes, with the commands and files in them. A
+lka that is taken over can therefore deliver as any user whom a local action could deliver as, and run commands as that
+user, as a hijacked mda could. What it cannot have, because the parent judges it again:
+
+* A user of the system who is another than the system says; root, but for appending to `/var/mail/root`; `_smtpd` and
+  `_smtpq`. An action with `user` delivers as that user alone, whom the parent looks up itself.
+* From a `userbase`, which lka looks up: ids outside of `ids`, where the action has that. Where every local action has
+  `user`, or `userbase` with `ids`, no other account of the system can be reached. A group below 1000 that the system
+  does not give the user, unless `ids` names it: such groups (disk, shadow, docker) are as good as root. A mailbox in
+  `/var/mail` with the name of another user of the system.
+* A file other than `.forward`, or one that its owner alone cannot have written: it is opened below a home that belongs
+  to the user or root and that nobody else can write to, no symbolic link in its place is followed, it must be a regular
+  file of the user, and 4096 octets of it are handed on. It can have the `.forward` of any user whose home it names.
+* Any other program than those that `smtpd.conf` names for tables.
+
+What may hang is not done by the parent: a process `home` of its own asks the name service, goes into homes and makes
+mailboxes, for one question at a time, and is killed after 10 seconds. It is root, but nobody speaks with it except the
+parent, and what users wrote it hands on unread.
 """
 
 IMSG = """# Who says what to whom

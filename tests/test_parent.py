@@ -162,8 +162,8 @@ def test_a_user_of_a_userbase_is_who_lka_says(root: Fixture) -> None:
         (UserTold(0, Found.YES, 1, 1, "/x"), MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
         (UserTold(0, Found.YES, 0xFFFFFFFF, 1, "/x"),
          MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol")),
-        (UserTold(0, Found.YES, 5000, 42, "/x"),
-         MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol with group 42 of the system")),
+        (UserTold(0, Found.YES, 5000, 999, "/x"),
+         MdaWorkerRefused(1, False, "MDA not allowed to deliver to: carol with group 999 of the system")),
         (UserTold(0, Found.NO, 0, 0, ""), MdaWorkerRefused(1, False, "Permanent failure in user lookup")),
         (UserTold(0, Found.TEMPFAIL, 0, 0, ""), MdaWorkerRefused(1, True, "Temporary failure in user lookup")),
     ):
@@ -175,6 +175,38 @@ def test_a_user_of_a_userbase_is_who_lka_says(root: Fixture) -> None:
         root.parent.user_told(lka, replace(found, reqid=asked.reqid))  # type: ignore[arg-type]
     assert root.started == [["5000", "5000", "/var/vmail/carol", "carol", "user", "/var/mail"]]
     assert len(root.mda.sent) == 7
+
+
+@pytest.mark.parametrize(("gids", "uid", "gid", "refused"), [
+    (None, 5000, 5000, ""),
+    (None, 5009, 5000, ""),
+    (None, 4999, 5000, "with ids 4999:5000"),
+    (None, 5010, 5000, "with ids 5010:5000"),
+    (None, 5000, 8, "with group 8 of the system"),
+    ((8, 8), 5000, 8, ""),
+    ((8, 8), 5000, 9, "with ids 5000:9"),
+    ((8, 8), 0, 8, ""),
+])
+def test_an_action_may_bound_the_ids_of_its_userbase(
+    root: Fixture, gids: tuple[int, int] | None, uid: int, gid: int, refused: str
+) -> None:
+    """Whatever a hijacked lka says."""
+    action = replace(CONFIG.actions["virtual"], uids=(5000, 5009), gids=gids)
+    root.parent.config = replace(CONFIG, actions={"virtual": action})
+    lka = root.with_lka()
+    root.parent.worker_start(root.mda, MdaWorkerStart(1, "virtual", "carol", WorkerKind.USER))  # type: ignore[arg-type]
+    asked = lka.sent[-1]
+    assert isinstance(asked, UserAsk)
+    root.parent.user_told(lka, UserTold(asked.reqid, Found.YES, uid, gid, "/x"))  # type: ignore[arg-type]
+    if refused or uid == 0:
+        why = f"MDA not allowed to deliver to: carol {refused}".strip()
+        assert root.mda.sent[-1] == MdaWorkerRefused(1, False, why)
+    else:
+        assert isinstance(root.mda.sent[-1], MdaWorkerStarted)
+    root.parent.forward_open(lka, ForwardOpen(3, "virtual", "carol", uid, "/nonexistent/x"))  # type: ignore[arg-type]
+    told = lka.sent[-1]
+    assert isinstance(told, ForwardMissing)
+    assert (told.state is ForwardState.NONE) is (5000 <= uid <= 5009)
 
 
 def test_questions_to_lka_count_like_workers(root: Fixture) -> None:

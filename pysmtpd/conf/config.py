@@ -170,6 +170,10 @@ class Method(enum.StrEnum):
     RELAY = "relay"
 
 
+def _within(bounds: tuple[int, int] | None, number: int) -> bool:
+    return bounds is None or bounds[0] <= number <= bounds[1]
+
+
 class Action(Frozen):
     """An ``action``: how accepted mail goes on.  Empty strings mean "not given"."""
 
@@ -184,6 +188,8 @@ class Action(Frozen):
     alias: str = ""                         # tables
     virtual: str = ""
     userbase: str = ""
+    uids: tuple[int, int] | None = None     # from and to, of the userbase's users
+    gids: tuple[int, int] | None = None
     wrapper: str = ""
     # relay
     host: str = ""                          # table of relay URLs
@@ -207,6 +213,10 @@ class Action(Frozen):
     @property
     def is_relay(self) -> bool:
         return self.method is Method.RELAY
+
+    def bounds(self, uid: int, gid: int | None = None) -> bool:
+        """Whether a user of the userbase may have these ids."""
+        return _within(self.uids, uid) and (gid is None or _within(self.gids, gid))
 
 
 class Criterion(Frozen):

@@ -11,7 +11,7 @@ from pysmtpd.conf.grammar_filter import filter_use
 from pysmtpd.conf.grammar_table import table
 from pysmtpd.conf.lexer import Token
 from pysmtpd.conf.parser import Parser
-from pysmtpd.conf.values import delay, protocols
+from pysmtpd.conf.values import delay, ids, protocols
 
 ACTION_MAX = 255                   # octets of a name, as an envelope keeps it
 
@@ -100,12 +100,20 @@ def _user(p: Parser, made: Making, word: Token) -> None:
 
 
 def _mapping(p: Parser, made: Making, word: Token) -> None:
-    """local-option = ( "alias" | "virtual" | "userbase" ) table"""
+    """local-option = ( "alias" | "virtual" ) table"""
     p.once(made.seen, word.text, word, f"{word.text} mapping already specified for this action")
     other = {"alias": "virtual", "virtual": "alias"}.get(word.text, "")
     if other in made.seen:
         p.refuse(word, f"{other} mapping already specified for this action", "alias and virtual exclude each other")
-    made.fields[word.text] = table(p, userinfo(word.text) if word.text == "userbase" else mapping(word.text))
+    made.fields[word.text] = table(p, mapping(word.text))
+
+
+def _userbase(p: Parser, made: Making, word: Token) -> None:
+    """local-option = "userbase" table [ "ids" STRING ]"""
+    p.once(made.seen, "userbase", word, "userbase mapping already specified for this action")
+    made.fields["userbase"] = table(p, userinfo("userbase"))
+    if p.word("ids"):
+        made.fields["uids"], made.fields["gids"] = p.value("a range of ids", ids)
 
 
 def _wrapper(p: Parser, made: Making, _word: Token) -> None:
@@ -194,7 +202,7 @@ LOCAL_OPTIONS: dict[str, Option] = {
     "user": _user,
     "alias": _mapping,
     "virtual": _mapping,
-    "userbase": _mapping,
+    "userbase": _userbase,
     "wrapper": _wrapper,
 }
 RELAY_OPTIONS: dict[str, Option] = {

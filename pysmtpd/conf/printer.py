@@ -364,8 +364,15 @@ def _local(config: Config, one: Action) -> Iterator[str]:
     for word in ("alias", "virtual", "userbase"):
         if name := getattr(one, word):
             yield f" {word} {_table(config, name)}"
+    if one.uids:
+        yield f" ids {quoted(_ids(one.uids) + (f':{_ids(one.gids)}' if one.gids else ''))}"
     if one.wrapper:
         yield f" wrapper {quoted(one.wrapper)}"
+
+
+def _ids(bounds: tuple[int, int]) -> str:
+    first, last = bounds
+    return f"{first}-{last}" if last != first else f"{first}"
 
 
 def _relay(config: Config, one: Action) -> Iterator[str]:

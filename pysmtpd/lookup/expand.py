@@ -416,6 +416,9 @@ class Expansion:
             raise Refusal(TEMPORARY, str(error)) from None
         if info is None:
             raise Refusal(INVALID_RECIPIENT, f"no user {user or 'without a name'} in {userbase}", alone=True)
+        if action.userbase and not action.bounds(info.uid, info.gid):
+            raise Refusal(NOT_THIS_USER, f"{user} has {info.uid}:{info.gid} in {userbase}, and action {action.name} is "
+                                         "for other ids", alone=True)
         return info
 
     def _forwards(self, node: Node, user: str, action: Action) -> bool:

@@ -14,7 +14,7 @@ from pysmtpd.messages import ForwardOpen, ForwardState, MdaWorkerStart, WorkerKi
 from pysmtpd.privsep.startup import Identities
 
 ID_LIMIT = 0xFFFFFFFF              # (uid_t)-1 means "leave it" to the kernel
-SYSTEM_GIDS = 100                  # below: groups that systems give rights to
+SYSTEM_GIDS = 1000                 # below: groups that systems give rights to, such as disk, shadow or docker
 _FAR = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
@@ -56,15 +56,24 @@ def userbase_of(action: Action, user: str) -> str:
     return "" if action.user or user == ALIAS_USER else action.userbase
 
 
-def needs_membership(gid: int, who: Identities) -> bool:
-    """Whether a userbase gives a group that only the system can give."""
-    return who.privileged and gid < SYSTEM_GIDS
+def needs_membership(action: Action, gid: int, who: Identities) -> bool:
+    """Whether a userbase gives a group that only the system can give, unless the action allows it."""
+    return who.privileged and gid < SYSTEM_GIDS and action.gids is None
 
 
-def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, system: bool,
-               member: bool = False) -> None:
-    """Whether a worker may become this user at all.  system: the system told who that is, and not a userbase; member:
-    it was asked, and the user has the group.  Raises Refused."""
+def judge_userbase(action: Action, entry: pwd.struct_passwd, who: Identities, *, member: bool) -> None:
+    """What a userbase says comes through lka, which speaks with strangers.  member: the system was asked, and gives the
+    user the group.  Raises Refused."""
+    if not action.bounds(entry.pw_uid, entry.pw_gid):
+        raise Refused(False, f"MDA not allowed to deliver to: {entry.pw_name} with ids {entry.pw_uid}:{entry.pw_gid}")
+    if needs_membership(action, entry.pw_gid, who) and not member:
+        raise Refused(False, f"MDA not allowed to deliver to: {entry.pw_name} with group {entry.pw_gid} of the system")
+
+
+def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, system: bool) -> None:
+    """Whether a worker may become this user at all.  system: the system told who that is, and not a userbase.
+
+    Raises Refused."""
     name = entry.pw_name
     if not 0 <= entry.pw_uid < ID_LIMIT or not 0 <= entry.pw_gid < ID_LIMIT or "\0" in entry.pw_dir:
         raise Refused(False, f"MDA not allowed to deliver to: {name}")
@@ -75,9 +84,6 @@ def judge_user(entry: pwd.struct_passwd, kind: WorkerKind, who: Identities, *, s
         raise Refused(False, f"MDA not allowed to deliver to: {name}")
     if not who.privileged and entry.pw_uid != os.geteuid():
         raise Refused(False, f"not root: cannot deliver to {name}")
-    if not system and needs_membership(entry.pw_gid, who) and not member:
-        # What a userbase says comes through lka.  Groups such as disk and shadow open what root's files are.
-        raise Refused(False, f"MDA not allowed to deliver to: {name} with group {entry.pw_gid} of the system")
 
 
 def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> str:
@@ -90,7 +96,11 @@ def judge_forward(config: Config, ask: ForwardOpen, who: Identities) -> str:
         raise NoForward(ForwardState.REFUSED, "there is no such user")
     if not who.privileged and ask.uid != os.geteuid():
         raise NoForward(ForwardState.NONE, "")
-    return "" if action.userbase else ask.user
+    if not action.userbase:
+        return ask.user
+    if not action.bounds(ask.uid):
+        raise NoForward(ForwardState.REFUSED, f"action {action.name} is for other ids than {ask.uid}")
+    return ""
 
 
 def open_forward(home: str, uid: int) -> int:

@@ -93,7 +93,7 @@ class Workers:
             self._unknown(told.reqid, told.found)
             return
         entry = _entry(ask, told.uid, told.gid, told.home)
-        if delivery.needs_membership(told.gid, self._parent.who):
+        if delivery.needs_membership(self._parent.config.actions[ask.action], told.gid, self._parent.who):
             question = HomeMember(told.reqid, told.uid, told.gid)
             self._parent.homes.ask(question, f"user/{told.uid}", partial(self._member_told, entry, told.reqid))
         else:
@@ -143,7 +143,9 @@ class Workers:
         if ask is None:
             return
         try:
-            delivery.judge_user(entry, ask.kind, who, system=system, member=member)
+            delivery.judge_user(entry, ask.kind, who, system=system)
+            if not system:
+                delivery.judge_userbase(self._parent.config.actions[ask.action], entry, who, member=member)
         except Refused as refused:
             self._refuse(number, refused)
             return

@@ -295,7 +295,8 @@ class Walk:
             method = f"mda {self.quoted('/usr/bin/deliver -f %{sender}')}"
         elif method.startswith("lmtp"):
             method = f"lmtp {self.quoted('/var/run/lmtp')}{' rcpt-to' * method.endswith('to')}"
-        options = [f"{self.one(('alias', 'virtual'))} {self.table('mapping')}", f"userbase {self.table('mapping')}"]
+        options = [f"{self.one(('alias', 'virtual'))} {self.table('mapping')}", f"userbase {self.table('mapping')}"
+                   + self.one(("", "", ' ids "5000-5999"', " ids 5000", ' ids "5000:100-200"'))]
         if not method.startswith(("mbox", "forward", "expand")) or self.chance(1):
             options.append(f"user {self.said('vmail')}")
         if self.wrappers:

@@ -291,6 +291,16 @@ def test_a_forward_that_leads_back_by_a_sub_address_is_a_loop_not_a_duplicate() 
     assert refused.root.children[0].children[0].note == "loop: it led here itself"
 
 
+def test_users_whose_ids_the_action_is_not_for_are_refused() -> None:
+    assert ends(expand("bob@localhost", made({}, uids=(1000, 1000), gids=(100, 100)))) == ["bob"]
+    others: list[dict[str, Any]] = [{"uids": (1001, 1002)}, {"uids": (1000, 1000), "gids": (1, 99)}]
+    for bounds in others:
+        homes = Homes({"bob": b"ann@far.example"})
+        refused = expand("bob@localhost", made({}, homes=homes, **bounds))
+        assert refused.reply == "550 5.7.1 Delivery not authorized" and homes.asked == []
+        assert refused.why == "bob has 1000:100 in users, and action local is for other ids"
+
+
 def test_forward_is_not_read_for_another_delivery_user() -> None:
     homes = Homes({"bob": b"ann@far.example"})
     assert ends(expand("bob@localhost", made({}, homes=homes, user="carol"))) == ["bob"]
