@@ -1,13 +1,13 @@
 """AUTH in lka: dialogues with clients, whose words smtp carries, and the back ends that know the passwords.
 
 A dialogue is a task.  Hashes are compared in threads, and so a slow one keeps nobody waiting but its own client.  Who
-does not exist takes as long as who does: then the hash that was compared last is compared again.
+does not exist takes as long as who does (lookup.strangers).
 """
 
 import asyncio
-import hmac
+import itertools
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import thread as _thread  # noqa: F401  (loaded lazily otherwise)
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,9 @@ from pysmtpd.lookup.credentials import BadHash, Verifier
 from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.sasl import Challenge, CheckPassword, CheckUser, Facts, FetchVerifier, Malformed, Rejected
 from pysmtpd.lookup.service import Service, TableError
-from pysmtpd.lookup.table import Tables
+from pysmtpd.lookup.strangers import Strangers
+from pysmtpd.lookup.table import AnyTable, Tables
+from pysmtpd.lookup.table_keyed import KeyedTable
 from pysmtpd.lookup.table_slow import Question, SlowTable
 from pysmtpd.lookup.table_static import StaticTable
 from pysmtpd.messages import AuthChallenge, AuthDone, AuthResult, SmtpAuth
@@ -29,10 +31,10 @@ RESPONSE_TIMEOUT = 360.0           # seconds for a client's response; smtp itsel
 CHECK_TIMEOUT = 60.0               # seconds for one question to a back end
 THREADS = 2
 CHECKS_MAX = 64                    # waiting for a thread
+SALT_SIZE = 16                     # octets
 SCRAM_ITERATIONS = 4096            # RFC 7677 4, for passwords kept in clear and users there are not
 TEXT_MAX = 1024
-# What a user who does not exist is compared with before anybody else was: the hash of something nobody knows.
-DUMMY = "$6$pysmtpd.dummy.x$LFdBRTV.AjKdtwlYmtQosFQfKyPvrEvPJ0QDq4bgd3tiuYAE0hcMHh545L1jgt6dZ863.isvc6GtDVgV.phpy."
+ENTRIES_MAX = 50_000               # of a map, up to which it is read to know what is in it
 
 T = TypeVar("T")
 
@@ -166,32 +168,43 @@ class TableBackend(LocalBackend):
         self._name = name
         self._tables = tables
         self._threads = threads
-        self._key = random(32)     # of the salts of those who have none
-        self._last = DUMMY
-        self._plain = False        # a password kept in clear served SCRAM
-        self._iterations = SCRAM_ITERATIONS
+        self._strangers = Strangers(random(32))
+        self._held: object = None
+        self._scram = False        # each entry can serve it
 
     def mechanisms(self) -> tuple[str, ...]:
         """SCRAM only where every entry can serve it: a client that chooses it tries nothing else."""
+        self._look()
+        return ("SCRAM-SHA-256", "PLAIN", "LOGIN") if self._scram else super().mechanisms()
+
+    def _look(self) -> None:
+        """What kinds of entries there are, where that can be seen."""
         table = self._tables.get(self._name)
-        stored = [credentials.password_of(value) for value in table.values()] if isinstance(table, StaticTable) else []
-        if stored and all(one.startswith(("{SCRAM-SHA-256}", "SCRAM-SHA-256$")) or
-                          credentials.plaintext_of(one) is not None for one in stored):
-            return ("SCRAM-SHA-256", "PLAIN", "LOGIN")
-        return super().mechanisms()
+        try:
+            held, values = _content(table)
+        except TableError:
+            return                 # whoever is looked up hears of it
+        if held is None or held is self._held or held == self._held:
+            return
+        stored = [credentials.password_of(value) for value in values]
+        self._held = held
+        self._strangers.count(stored)
+        self._scram = 0 < len(stored) <= ENTRIES_MAX and all(map(_serves_scram, stored))
 
     async def check(self, user: str, password: str, dialogue: Dialogue) -> bool:
         table = self._tables.get(self._name)
         if isinstance(table, SlowTable) and await table.offers(Service.AUTH):
             # The program compares; the key is not put into lower case, because there is a password in it.
             return await table.answer(Question("match", Service.AUTH, f"{user}:{password}")) is True
+        self._look()
         stored = await self._stored(user)
+        against = stored if stored is not None else self._strangers.like(user)
         try:
-            right = await self._threads.run(credentials.verify, password, stored if stored is not None else self._last)
+            right = await self._threads.run(credentials.verify, password, against)
         except BadHash as error:
             raise TableError(f"table {self._name}: entry of {vis(user.encode())}: {error}") from None
         if stored is not None:
-            self._last = stored
+            self._strangers.learn(stored)
         return right and stored is not None
 
     async def exists(self, user: str) -> bool:
@@ -200,18 +213,17 @@ class TableBackend(LocalBackend):
     async def verifier(self, user: str) -> Verifier:
         stored = await self._stored(user)
         try:
-            found = credentials.verifier_of(stored) if stored is not None else None
-            if found is not None:
-                self._iterations = found.iterations
+            found: Verifier | str | None
+            if stored is None:
+                found = self._strangers.verifier(user, self._random(64))
+            else:
+                found = credentials.verifier_of(stored) or credentials.plaintext_of(stored)
+            if isinstance(found, Verifier):
                 return found
-            password = credentials.plaintext_of(stored) if stored is not None else None
-            self._plain = self._plain or password is not None
-            # The same salt each time, also for who does not exist.
-            salt = hmac.digest(self._key, user.lower().encode(), "sha256")[:16]
-            if not self._plain:
-                return Verifier(salt, self._iterations, self._random(32), self._random(32))
-            known = password if password is not None else self._random(32).hex()
-            return await self._threads.run(credentials.make_verifier, known, salt, SCRAM_ITERATIONS)
+            if found is None:
+                raise BadHash("SCRAM needs a verifier, or the password in clear")
+            salt = self._strangers.salt(user, SALT_SIZE)
+            return await self._threads.run(credentials.make_verifier, found, salt, SCRAM_ITERATIONS)
         except ValueError as error:
             raise TableError(f"table {self._name}: entry of {vis(user.encode())}: {error}") from None
 
@@ -225,6 +237,21 @@ class TableBackend(LocalBackend):
             return memo.run(step)
         except Pending as pending:
             return await memo.settle(step, pending)
+
+
+def _content(table: AnyTable | None) -> tuple[object, Iterable[str]]:
+    """What a table holds, and what is equal as long as that is the same; None: it cannot be seen.
+
+    Of a large map only the beginning.  Raises TableError."""
+    if isinstance(table, StaticTable):
+        return table.entries, table.values()
+    if isinstance(table, KeyedTable):
+        return table.version(), (value for _, value in itertools.islice(table.entries(), ENTRIES_MAX + 1))
+    return None, ()
+
+
+def _serves_scram(stored: str) -> bool:
+    return stored.startswith(("{SCRAM-SHA-256}", "SCRAM-SHA-256$")) or credentials.plaintext_of(stored) is not None
 
 
 class Authenticator:

@@ -30,6 +30,9 @@ _PBKDF2 = re.compile(r"\$1\$([^$]{1,128})\$([0-9]{1,8})\$([0-9a-fA-F]{40})")
 _B64 = r"[A-Za-z0-9+/]{1,172}={0,2}"
 _SCRAM = re.compile(rf"([0-9]{{1,8}}),({_B64}),({_B64}),({_B64})")
 _SCRAM_LDAP = re.compile(rf"SCRAM-SHA-256\$([0-9]{{1,8}}):({_B64})\$({_B64}):({_B64})")   # RFC 5803, and PostgreSQL
+# Of crypt(3) and Argon2: what comes before the salt, and says how expensive it is.
+_COST = re.compile(r"\$2[abxy]\$[0-9]{2}\$|\$[156]\$(?:rounds=[0-9]+\$)?|\$g?y\$[^$]*\$|\$7\$.{11}|\$sha1\$[0-9]+\$"
+                   r"|\$argon2[a-z]*\$v=[0-9]+\$[^$]*\$")
 _USER = re.compile(r"(?!\{[A-Za-z0-9.-]+\}|SCRAM-SHA-256\$)([^:]*):(.*)", re.DOTALL)
 
 
@@ -68,6 +71,27 @@ def verify(password: str, stored: str) -> bool:
     except BadSetting as error:
         raise BadHash(str(error)) from None
     return True in matches
+
+
+def is_hash(stored: str) -> bool:
+    """Whether a password can be compared with it."""
+    try:
+        _checker(stored)
+    except BadHash:
+        return False
+    return True
+
+
+def kind_of(stored: str) -> str:
+    """Equal for those that a password costs the same time to compare with, and whose challenges look the same."""
+    scheme = _SCHEME.match(stored)
+    head, rest = (scheme[0].upper(), stored[scheme.end() :]) if scheme is not None else ("", stored)
+    if found := _PBKDF2.fullmatch(rest) if head == "{PBKDF2}" else None:
+        return f"{head}{int(found[2])}"
+    if found := _SCRAM.fullmatch(rest) or _SCRAM_LDAP.fullmatch(rest):
+        return f"{head}scram,{int(found[1])},{len(found[2])}"
+    cost = _COST.match(rest)
+    return head + (cost[0] if cost is not None else "")
 
 
 def _spellings(password: str) -> list[bytes]:

@@ -15,9 +15,12 @@ from pysmtpd.lookup.auth_dovecot import DovecotBackend
 from pysmtpd.lookup.auth_saslauthd import SaslauthdBackend, question
 from pysmtpd.lookup.auth_system import CHILDREN_MAX, Children, SystemBackend
 from pysmtpd.lookup.service import Service, TableError
+from pysmtpd.lookup.strangers import DUMMY
 from pysmtpd.lookup.table import Tables
+from pysmtpd.lookup.table_db import DbTable
 from pysmtpd.lookup.table_slow import Answer, Question, SlowTable
 from pysmtpd.lookup.table_static import StaticTable
+from pysmtpd.maps import cdb
 from pysmtpd.messages import (
     AuthAnswered,
     AuthAsk,
@@ -46,6 +49,12 @@ def static(entries: dict[str, str]) -> Tables:
 
 def of_table(entries: dict[str, str]) -> TableBackend:
     return TableBackend("creds", static(entries), Threads(), octets)
+
+
+def make(iterations: int, salt: int) -> str:
+    """A verifier nobody knows the password of."""
+    salted, keys = base64.b64encode(b"s" * salt).decode(), base64.b64encode(b"k" * 32).decode()
+    return f"{{SCRAM-SHA-256}}{iterations},{salted},{keys},{keys}"
 
 
 class Desk:
@@ -168,22 +177,82 @@ def test_external_wants_a_user_of_the_table() -> None:
     run(lambda: of_table({"joe": HASH}), play)
 
 
-def test_who_does_not_exist_is_compared_with_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[str] = []
+def compared(monkeypatch: pytest.MonkeyPatch, backend: Callable[[], Backend], *users: bytes) -> list[str]:
+    """The stored values that their passwords are compared with."""
+    found: list[str] = []
 
     def verify(_password: str, stored: str) -> bool:
-        compared.append(stored)
+        found.append(stored)
         return True
 
     monkeypatch.setattr("pysmtpd.lookup.credentials.verify", verify)
 
     async def play(desk: Desk) -> None:
-        for user, result in ((b"nobody", PERMFAIL), (b"joe", OK), (b"nobody", PERMFAIL)):
-            done = await desk.say("PLAIN", b"\0%s\0x" % user)
-            assert done.result is result
+        for user in users:
+            assert (await desk.say("PLAIN", b"\0%s\0x" % user)).result is (OK if user == b"joe" else PERMFAIL)
 
-    run(lambda: of_table({"joe": HASH}), play)
-    assert compared == [auth.DUMMY, HASH, HASH]
+    run(backend, play)
+    return found
+
+
+ARGON = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+MIXED = {"joe": HASH, "ann": ARGON, **{f"user{number}": ARGON for number in range(8)}}
+
+
+def test_who_does_not_exist_is_taken_for_somebody_and_always_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [b"nobody%d" % number for number in range(60)]
+    first = compared(monkeypatch, lambda: of_table(MIXED), *names)
+    # Whoever logs in between changes nothing, nor does a restart.
+    assert compared(monkeypatch, lambda: of_table(MIXED), b"joe", *names)[1:] == first
+    # As often as the table has that kind: one in ten is expensive.
+    assert 1 <= first.count(HASH) <= 20 and first.count(ARGON) == 60 - first.count(HASH)
+
+
+def test_an_entry_that_is_no_hash_is_nobodys_likeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(compared(monkeypatch, lambda: of_table({"joe": HASH, "bad": "x", "worse": "{NO}x"}),
+                        *(b"nobody%d" % number for number in range(20)))) == {HASH}
+
+
+def test_of_a_slow_table_it_is_learned_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Some(SlowTable):
+        async def ask(self, question: Question) -> Answer:
+            return HASH if question.key == "joe" else None
+
+    assert compared(monkeypatch, lambda: TableBackend("creds", Tables([Some("creds", "proc")]), Threads(), octets),
+                    b"nobody", b"joe", b"nobody") == [DUMMY, HASH, HASH]
+
+
+VERIFIERS = {"joe": make(4096, 12), "ann": make(600_000, 24), "eve": make(4096, 12)}
+
+
+def test_challenges_of_scram_look_the_same_for_who_does_not_exist() -> None:
+    async def play(desk: Desk) -> None:
+        seen = set()
+        for user in [b"ann", b"joe", *(b"nobody%d" % number for number in range(40))]:
+            desk.begin("SCRAM-SHA-256", b"n,,n=%s,r=abc" % user)
+            message = await desk.next()
+            assert isinstance(message, AuthChallenge)
+            _, salt, iterations = message.data.split(b",")
+            seen.add((len(salt), iterations))
+            desk.auth.cancel(desk, 1)
+        assert seen == {(2 + 16, b"i=4096"), (2 + 32, b"i=600000")}
+
+    run(lambda: of_table(VERIFIERS), play)
+
+
+def test_scram_is_offered_for_a_map_too(tmp_path: Path) -> None:
+    path = tmp_path / "creds.db"
+
+    def write(entries: dict[str, str]) -> None:
+        *pieces, header = cdb.build((key.encode(), value.encode()) for key, value in entries.items())
+        (tmp_path / "new").write_bytes(header + b"".join(pieces)[len(header):])
+        (tmp_path / "new").rename(path)
+
+    write(VERIFIERS)
+    backend = TableBackend("creds", Tables([DbTable("creds", str(path))]), Threads(), octets)
+    assert backend.mechanisms() == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+    write({**VERIFIERS, "bob": HASH})
+    assert backend.mechanisms() == ("PLAIN", "LOGIN")
 
 
 class Program(SlowTable):
