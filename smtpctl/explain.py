@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pysmtpd.lookup.explained import Explained
     from pysmtpd.lookup.forward import Forwards, User
     from smtpctl.client import Control
+    from smtpctl.table_programs import TablePrograms
 
 ANSWER_MAX = 16 * 1024 * 1024      # octets, uncompressed
 TIMEOUT = 60.0                     # seconds without the daemon
@@ -104,35 +105,49 @@ async def _explain(config: "Config", client: "Expectation") -> "Explained":
     from pysmtpd.lookup.explain import Explainer, Unexplained
     from pysmtpd.lookup.hosts import HostsFile
     from pysmtpd.lookup.resolver import NameServers, Resolver, preload
+    from smtpctl.table_programs import TablePrograms
 
     preload()
     resolver = Resolver(NameServers(config.resolvers, time.monotonic), HostsFile(time.monotonic))
+    programs = TablePrograms(config)
     try:
         async with asyncio.timeout(TIMEOUT):
-            return await Explainer(config, expander(config), resolver, random.shuffle).explain(client)
+            return await Explainer(config, expander(config, programs), resolver, random.shuffle).explain(client)
     except Unexplained as error:
         raise Wrong(str(error)) from None
     except TimeoutError:
         raise Wrong(f"look-ups took more than {TIMEOUT:g} seconds") from None
+    finally:
+        programs.end()
 
 
-def expander(config: "Config") -> "Expander":
+def expander(config: "Config", programs: "TablePrograms") -> "Expander":
     """The daemon's, with files read by us."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from pysmtpd.lookup.build import build_tables
+    from pysmtpd.lookup import rewritten
+    from pysmtpd.lookup.build import Means, build_tables
     from pysmtpd.lookup.expand import Expander
     from pysmtpd.lookup.forward import Forwards, Includes, User
     from pysmtpd.lookup.ruleset import Ruleset
 
-    tables = build_tables(config, strict=False)
+    tables = build_tables(config, Means(keeper=programs), strict=False)
+    programs.begin(tables)
 
     def ask(number: int, user: User) -> None:
         _open(forwards, number, user)
 
     forwards = Forwards(ask, time.monotonic)
-    return Expander(config, Ruleset(config.rules, tables), tables, forwards, Includes(ThreadPoolExecutor(4)),
+    made = Expander(config, Ruleset(config.rules, tables), tables, forwards, Includes(ThreadPoolExecutor(4)),
                     only_uid=os.geteuid() if config.user else None)
+    # As lka does: a bounce to a rewritten sender is for whom it stands for.
+    if (scheme := rewritten.of(config, lambda: int(time.time()), _tell)) is not None:
+        made.reverse = scheme.reverse
+    return made
+
+
+def _tell(text: str) -> None:
+    print(f"smtpctl: {text}", file=sys.stderr)
 
 
 def _open(forwards: "Forwards", number: int, user: "User") -> None:

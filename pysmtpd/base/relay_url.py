@@ -28,6 +28,21 @@ class Schema(enum.StrEnum):
         return self in (Schema.SMTP_TLS, Schema.SMTPS)
 
 
+def effective(schema: Schema, tls: str) -> Schema:
+    """The schema once ``tls`` of an action (empty, verify or no-verify) had its say.  Raises ValueError when they
+    contradict each other."""
+    if not tls:
+        return schema
+    if schema in (Schema.SMTP_NOTLS, Schema.LMTP):
+        raise ValueError("TLS required for relaying")
+    return Schema.SMTP_TLS if schema is Schema.SMTP else schema
+
+
+def is_verified(schema: Schema, tls: str) -> bool:
+    """Where TLS is demanded the certificate is verified, unless ``no-verify`` says otherwise."""
+    return schema.is_tls and tls != "no-verify"
+
+
 _PORTS = {Schema.SMTP: 25, Schema.SMTP_TLS: 25, Schema.SMTP_NOTLS: 25, Schema.SMTPS: 465, Schema.LMTP: 0}
 
 

@@ -15,6 +15,7 @@ from pysmtpd.base.format import ADDRESSES, REPLY, ExpandError, Values, fill
 from pysmtpd.base.format import parse as parse_format
 from pysmtpd.base.mailaddr import MailAddr, split_tag
 from pysmtpd.base.reply import REPLY_MAX
+from pysmtpd.base.srs import is_rewritten
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import line_of
 from pysmtpd.conf.config import ALIAS_USER, Action, Config, Criterion, Method
@@ -110,9 +111,11 @@ class Expander:
 
     def expansion(self, envelope: Envelope, *, tls: bool, local: bool) -> "Expansion":
         """Of a recipient (envelope.dest); all else in envelope is copied to its envelopes."""
-        if self.reverse is not None and envelope.sender.is_null:
-            envelope = self.reverse(envelope)
-        return Expansion(self, envelope, tls=tls, local=local)
+        note = ""
+        if self.reverse is not None and envelope.sender.is_null and is_rewritten(envelope.dest.user):
+            dest, envelope = envelope.dest, self.reverse(envelope)
+            note = "SRS: it is not ours, or too old" if envelope.dest == dest else f"SRS: <{dest}> stands for it"
+        return Expansion(self, envelope, tls=tls, local=local, note=note)
 
     def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:
         """Expand at once.  Raises Pending when something slow has to be asked first."""
@@ -124,12 +127,13 @@ class Expander:
 class Expansion:
     """One recipient on its way."""
 
-    def __init__(self, expander: Expander, envelope: Envelope, *, tls: bool, local: bool) -> None:
+    def __init__(self, expander: Expander, envelope: Envelope, *, tls: bool, local: bool, note: str = "") -> None:
         self._x = expander
         self._envelope = envelope
         self._tls = tls
         self._local = local
         self._root = Node(Kind.ADDRESS, str(envelope.dest), envelope.dest, None)
+        self._root.note = note
         self.slice: float = SLICE
         self._work = 0
         self._level = [self._root]     # of which those in _todo have no step yet, and the first _applied are replaced

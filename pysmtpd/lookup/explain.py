@@ -3,15 +3,16 @@
 Nothing is decided here.  Rules, tables, .forward files and the DNS are asked by the code that serves sessions.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
+from pysmtpd.base import relay_url
 from pysmtpd.base.envelope import Agent, Envelope
 from pysmtpd.base.format import COMMAND, PATH, ExpandError, Values
 from pysmtpd.base.format import expand as fill
 from pysmtpd.base.mailaddr import MailAddr
 from pysmtpd.base.paths import MAIL_DIRECTORY
+from pysmtpd.base.relay_url import Schema
 from pysmtpd.base.struct import replace
 from pysmtpd.base.text import is_clean
 from pysmtpd.conf.config import Action, Config, Criterion, Expectation, Method
@@ -24,6 +25,7 @@ from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.node import Expanded, Node
 from pysmtpd.lookup.ruleset import outcome
 from pysmtpd.lookup.table import Service, TableError
+from pysmtpd.lookup.table_static import StaticTable
 from pysmtpd.lookup.trial import envelope_of, words
 from pysmtpd.lookup.userinfo import GETPWNAM, userinfo
 from pysmtpd.session.path import parse_path
@@ -33,8 +35,6 @@ CHILDREN_MAX = 200                 # shown of one node
 RULES_MAX = 2000                   # that do not match, shown of all members together
 HOSTS_MAX = 10                     # shown of one relay
 ROUTES_MAX = 20                    # relays whose hosts are looked up
-
-_HOST = re.compile(r"(?:([a-z+]+)://)?(?:[^@/]*@)?(\[[^\]]*\]|[^:/]+)", re.IGNORECASE)
 
 
 class Unexplained(Exception):
@@ -67,8 +67,28 @@ class Explainer:
         expanded = await _settled(self._x.expansion(envelope, tls=ask.tls, local=local).run)
         facts = Facts(replace(envelope, dest=expanded.root.address), tls=ask.tls, local=local)
         tree = await self._part(expanded.root, facts)
+        why = expanded.why
+        decision = expanded.root.decision
+        if decision is not None and decision.rule is None and not decision.error:
+            why += await self._but_for(facts)
         return Explained(client=_client(ask), sender=str(sender), rcpt=str(rcpt), accepted=not expanded.reply,
-                         reply=_reply(expanded, rcpt), why=expanded.why, problems=expanded.problems, tree=tree)
+                         reply=_reply(expanded, rcpt), why=why, problems=expanded.problems, tree=tree)
+
+    async def _but_for(self, facts: Facts) -> str:
+        """The rule that was probably meant for a recipient that none matched."""
+        try:
+            found = await _settled(lambda memo: self._x.ruleset.nearest(
+                Facts(facts.envelope, tls=facts.tls, local=facts.source == LOCAL, memo=memo)))
+        except TableError:
+            return ""
+        if found is None:
+            return ""
+        rule, criterion = found
+        return f"; that at {rule.at} would have, but for {self._criterion(criterion, facts)}"
+
+    def _criterion(self, criterion: Criterion, facts: Facts) -> str:
+        """One that does not hold, and why."""
+        return f"{words(criterion, self._config.tables)}{_compared(criterion, facts)}{self._bad(criterion)}"
 
     def _address(self, text: str, *, null: bool) -> MailAddr:
         path = parse_path(f"<{text}>", self._config.hostname)
@@ -105,13 +125,18 @@ class Explainer:
             failed = failed if len(failed) <= self._rules_left else []
             self._rules_left -= len(failed)
         tried = [
-            Tried(at=str(rule.at), matched=False,
-                  text=f"{words(criterion, self._config.tables)}{_compared(criterion, facts)}")
+            Tried(at=str(rule.at), matched=False, text=self._criterion(criterion, facts))
             for rule, criterion in zip(self._config.rules, failed, strict=False)
         ]
         if decision.rule is not None:
             tried.append(Tried(at=str(decision.rule.at), matched=True, text=outcome(decision.rule)))
         return tuple(tried)
+
+    def _bad(self, criterion: Criterion) -> str:
+        """An expression of the criterion that can match nothing."""
+        table = self._x.tables.get(criterion.table) if criterion.regex else None
+        bad = table.bad_patterns() if isinstance(table, StaticTable) else []
+        return f"; {bad[0].pattern} is no expression: {bad[0].reason}" if bad else ""
 
     def _origin(self, node: Node) -> str:
         origin = node.origin
@@ -196,14 +221,16 @@ class Explainer:
         return ""
 
     async def _hosts(self, action: Action, url: str, domain: str) -> tuple[str, ...]:
-        match = _HOST.match(url) if url else None
-        scheme = (match[1] or "smtp").lower() if match is not None else "smtp"
-        if match is not None:
-            found = await mx.resolve_host(self._dns, match[2], self._shuffle)
+        head = f"relay {url}" if url else f"MX of {domain}"
+        try:
+            relay = relay_url.parse(url) if url else None
+            policy = _tls(relay_url.effective(relay.schema if relay is not None else Schema.SMTP, action.tls), action)
+        except ValueError as error:
+            return (f"{head}: {error}",)
+        if relay is not None:
+            found = await mx.resolve_host(self._dns, relay.host, self._shuffle)
         else:
             found = await mx.resolve_domain(self._dns, domain, self._shuffle)
-        head = f"relay {url}" if url else f"MX of {domain}"
-        policy = _tls(scheme, action)
         if not found.hosts:
             return (f"{head}, {policy}: {found.text}",)
         shown = [f"{host.preference} {host.name} [{host.address}]" if not url else f"{host.name} [{host.address}]"
@@ -240,16 +267,19 @@ def _compared(criterion: Criterion, facts: Facts) -> str:
     """What a criterion was compared with."""
     if criterion.kind == "auth" and not facts.authenticated:
         return ", and the client is not authenticated"
-    if criterion.kind == "tls" or not criterion.table:
+    if criterion.kind == "tls":
+        return f", and the client speaks {'it' if facts.tls else 'none'}"
+    if not criterion.table:
         return ""
     value = getattr(facts, _FACTS[criterion.kind])
     return f", and it is {value}" if value and is_clean(value) else ", and there is none"
 
 
-def _tls(scheme: str, action: Action) -> str:
-    if scheme in ("smtp+notls", "lmtp"):
+def _tls(schema: Schema, action: Action) -> str:
+    """What a relay demands, in words."""
+    if schema in (Schema.SMTP_NOTLS, Schema.LMTP):
         return "no TLS"
-    verified = "not verified" if action.tls == "no-verify" else "verified"
-    if scheme == "smtps":
-        return f"TLS from the start, {verified}"
-    return f"TLS required, {verified}" if action.tls or scheme == "smtp+tls" else "TLS when it is offered"
+    if schema is Schema.SMTP:
+        return "TLS when it is offered"
+    verified = "verified" if relay_url.is_verified(schema, action.tls) else "not verified"
+    return f"TLS {'from the start' if schema is Schema.SMTPS else 'required'}, {verified}"

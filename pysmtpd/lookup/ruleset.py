@@ -19,6 +19,9 @@ from pysmtpd.lookup.table_static import StaticTable
 
 Test = Callable[[Facts], bool]
 
+ANY = "<anydestination>"
+_ABOUT_RECIPIENTS = ("for", "rcpt-to")
+
 MANY = 8                           # tables, from which on an index over all of them is faster than each
 
 
@@ -152,6 +155,22 @@ class Ruleset:
         except TableError as error:
             return Decision(None, str(error) or "table error", failed)
         return Decision(None, "", failed)
+
+
+    def nearest(self, facts: Facts) -> tuple[Rule, Criterion] | None:
+        """For who asks why no rule matched: the one that would have accepted a recipient but for one criterion, which
+        is not about the recipient.  One for some recipients goes before those for all.
+
+        Raises Pending or TableError."""
+        found: tuple[Rule, Criterion] | None = None
+        for rule, steps in self._steps:
+            failed = [step.criterion for step in steps if self._tests[step.test](facts) is not step.wanted]
+            if not rule.action or len(failed) != 1 or failed[0].kind in _ABOUT_RECIPIENTS:
+                continue
+            if any(step.criterion.kind in _ABOUT_RECIPIENTS and step.criterion.table != ANY for step in steps):
+                return rule, failed[0]
+            found = found or (rule, failed[0])
+        return found
 
 
 def _outside(applies: Test, inside: Test) -> Test:

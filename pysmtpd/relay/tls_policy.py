@@ -6,6 +6,7 @@ action is spoken to (as it did in OpenSMTPD).
 
 from typing import NamedTuple
 
+from pysmtpd.base import relay_url
 from pysmtpd.base.relay_url import Schema
 from pysmtpd.conf.config import Action
 from pysmtpd.session.smtp_client import StartTls
@@ -23,17 +24,13 @@ class TlsPolicy(NamedTuple):
 
 def effective(schema: Schema, action: Action) -> Schema:
     """The schema once the action had its say.  Raises ValueError when they contradict each other."""
-    if not action.tls:
-        return schema
-    if schema in (Schema.SMTP_NOTLS, Schema.LMTP):
-        raise ValueError("TLS required for relaying")
-    return Schema.SMTP_TLS if schema is Schema.SMTP else schema
+    return relay_url.effective(schema, action.tls)
 
 
 def policy(schema: Schema, action: Action) -> TlsPolicy:
-    """Where TLS is demanded the certificate is verified, unless ``no-verify`` says otherwise."""
+    """Whether the certificate is verified, and by what."""
     return TlsPolicy(
-        schema.is_tls and action.tls != "no-verify", action.pki, action.ca, action.ciphers, action.protocols
+        relay_url.is_verified(schema, action.tls), action.pki, action.ca, action.ciphers, action.protocols
     )
 
 

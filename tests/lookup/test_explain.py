@@ -13,6 +13,7 @@ import pytest
 
 from pysmtpd.conf.config import Config, Expectation
 from pysmtpd.conf.load import load
+from pysmtpd.lookup import rewritten
 from pysmtpd.lookup.build import build_tables
 from pysmtpd.lookup.expand import Expander
 from pysmtpd.lookup.explain import Explainer, Unexplained
@@ -50,7 +51,8 @@ class Files:
     """.forward files."""
 
     HOMES = {"dave": Forward(Opening.FILE, b"dave@far.example\n"),
-             "eve": Forward(Opening.REFUSED, b"", "/home/eve/.forward: insecure file")}
+             "eve": Forward(Opening.REFUSED, b"", "/home/eve/.forward: insecure file"),
+             "toor": Forward(Opening.FILE, b"|/usr/bin/procmail\n"), "fay": Forward(Opening.FILE, b"fay at home\n")}
 
     def known(self, _question: User | str) -> Unknown:
         return UNKNOWN_YET
@@ -101,6 +103,20 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "35-users-table-with-a-bad-line": {"rcpt": "broken-user@localhost"},
     "36-recipient-without-a-domain": {"rcpt": "bob", "source": "local"},
     "37-list-by-regular-expression": {"rcpt": "carol@lists.example"},
+    "38-an-earlier-rule-takes-it": {"rcpt": "bob@staff.example", "username": "bob", "tls": True},
+    "39-everybody-but-this-network": {"rcpt": "bob@outside.example"},
+    "40-refused-for-now-by-a-rule": {"rcpt": "bob@moving.example"},
+    "41-bounce-to-a-sender-nobody-rewrote": {"rcpt": "SRS0=AbCd=AA=far.example=joe@localhost", "sender": ""},
+    "42-no-bounces-here": {"rcpt": "bob@nobounces.example", "sender": ""},
+    "43-address-of-another-machine": {"rcpt": "bob@[198.51.100.77]"},
+    "44-another-sub-address": {"rcpt": "sales+us@strict.example"},
+    "45-expression-that-is-none": {"rcpt": "broken@corp.example"},
+    "46-domain-itself-is-not-below-it": {"rcpt": "bob@corp.example"},
+    "47-command-in-the-forward-file-of-root": {"rcpt": "toor@localhost"},
+    "48-forward-file-with-a-bad-line": {"rcpt": "fay@localhost"},
+    "49-alias-too-deep": {"rcpt": "deep1@localhost"},
+    "50-client-without-a-name": {"rcpt": "bob@trusted.example"},
+    "51-not-the-right-helo": {"rcpt": "bob@greeted.example", "helo": "mail.partner.example"},
 }
 
 
@@ -117,6 +133,9 @@ def loaded(where: Path) -> Config:
 def explain(config: Config, fields: dict[str, Any]) -> Explained:
     tables = build_tables(config)
     expander = Expander(config, Ruleset(config.rules, tables), tables, Files(), Files())
+    scheme = rewritten.of(config, lambda: 1_800_000_000, lambda _text: None)
+    assert scheme is not None
+    expander.reverse = scheme.reverse
     explainer = Explainer(config, expander, Dns(), lambda _list: None)
     ask = Expectation(**{"sender": "ann@far.example", "verdict": "", "source": "203.0.113.5", **fields})
     explained: Explained = run(explainer.explain(ask))
@@ -140,6 +159,15 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
 def test_a_question_is_answered_with_its_reason(asked: tuple[Config, Path], name: str) -> None:
     config, where = asked
     assert told(config, where, QUESTIONS[name]) == (HERE / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_thirty_of_them_are_refusals_and_no_two_for_the_same_reason() -> None:
+    answers = [(HERE / f"{name}.txt").read_text(encoding="utf-8") for name in QUESTIONS]
+    refused = [text for text in answers if not text.split("reply: ")[1].startswith("250")]
+    assert len(refused) >= 30
+    # Of those that no rule is for, what is different is the rule that should have been.
+    reasons = {text.split("\n")[2] if "no rule matched" not in text else text.split("\n")[0] for text in refused}
+    assert len(reasons) >= 30
 
 
 def test_the_same_as_json(asked: tuple[Config, Path]) -> None:

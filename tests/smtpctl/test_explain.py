@@ -1,14 +1,19 @@
 """smtpctl explain: of a file, and of a daemon."""
 
 import json
+import os
+import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
 from pysmtpd.lookup.explained import Explained, Part
 from pysmtpd.messages import CtlExplain, CtlText
+from pysmtpd.privsep import startup
 from smtpctl import __main__ as program
 from tests.smtpctl.fake import Daemon
 
@@ -35,6 +40,66 @@ def test_a_file_is_asked_without_a_daemon(tmp_path: Path, capfd: pytest.CaptureF
     assert told["accepted"] is False and told["tree"]["rules"][0]["matched"] is True
     path.write_text("nonsense\n")
     assert program.run("smtpctl", [*words, "-f", str(path)]) == 64
+
+
+PROGRAM = """#!/bin/sh
+while IFS='|' read -r kind two three four operation service id key; do
+    case "$kind:$two:$key" in
+        config:ready:*) printf 'register|alias\\nregister|ready\\n' ;;
+        table:*:joe@a.example) printf 'lookup-result|%s|found|nobody-of-that-name\\n' "$id" ;;
+        table:*) printf 'lookup-result|%s|not-found\\n' "$id" ;;
+    esac
+done
+"""
+PROGRAM_CONF = """srs key "sesame"
+table v {table}
+listen on 127.0.0.1 port 2525
+action "a" maildir virtual <v>
+match from any for domain a.example action "a"
+"""
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that _smtpd can reach, whoever that is here."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def _because(conf: Path, rcpt: str, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    assert program.run("smtpctl", ["explain", "--rcpt", rcpt, "-f", str(conf)]) == 1
+    out, err = capfd.readouterr()
+    return next(line for line in out.splitlines() if line.startswith("because: ")), err
+
+
+def test_a_files_table_program_is_asked(open_to_all: Path, capfd: pytest.CaptureFixture[str],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYSMTPD_USER", "nobody")
+    monkeypatch.setenv("PYSMTPD_QUEUE_USER", "nobody")
+    script, conf = open_to_all / "program", open_to_all / "smtpd.conf"
+    script.write_text(PROGRAM)
+    script.chmod(0o755)
+    conf.write_text(PROGRAM_CONF.format(table=f'proc-exec "{script}"'))
+    assert _because(conf, "joe@a.example", capfd) == ("because: no user nobody-of-that-name in <getpwnam>", "")
+    assert _because(conf, "jim@a.example", capfd) == ("because: jim@a.example is not in v", "")
+    assert _because(conf, "SRS0=abcd=AA=b.example=c@a.example", capfd)[1] \
+        == "smtpctl: SRS failed to decode: SRS0=abcd=AA=b.example=c@a.example\n"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    why, err = _because(conf, "joe@a.example", capfd)
+    assert "table v: its program does not run: it ended before it had registered" in why
+    assert err.startswith("smtpctl: warn: table v: its program failed: it ended before")
+
+
+def test_a_files_table_program_needs_a_user_to_run_as(open_to_all: Path, capfd: pytest.CaptureFixture[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_environ: object) -> NoReturn:
+        raise startup.StartError("there is no user _smtpd")
+
+    monkeypatch.setattr(startup, "identities", none)
+    (open_to_all / "smtpd.conf").write_text(PROGRAM_CONF.format(table='proc-exec "/bin/sh"'))
+    why, _ = _because(open_to_all / "smtpd.conf", "joe@a.example", capfd)
+    assert why == "because: table v: its program does not run: there is no user _smtpd"
 
 
 def test_the_daemon_is_asked_what_was_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
