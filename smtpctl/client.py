@@ -22,12 +22,17 @@ class ControlError(Exception):
     """It did not work: why, for the user."""
 
 
+def one_person() -> bool:
+    """Whether nobody else's rights are used (setuid, setgid), so that environment and options may be believed."""
+    return os.getuid() == os.geteuid() and os.getgid() == os.getegid()
+
+
 def control_path(state_dir: str, environ: Mapping[str, str], *, trusted: bool) -> str:
     """The path of the control socket.
 
-    ``state_dir`` is the option's, or empty; ``trusted`` says whether the environment is to be believed."""
+    ``state_dir`` is the option's, or empty; ``trusted`` says whether it and the environment are to be believed."""
     if not trusted:
-        environ = {}
+        state_dir, environ = "", {}
     chosen = state_dir or environ.get("PYSMTPD_STATE_DIR", "")
     if chosen:
         return paths.under(chosen).socket

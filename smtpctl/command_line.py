@@ -15,15 +15,13 @@ def smtpctl(name: str, arguments: list[str]) -> int:
     from smtpctl.commands import Failure, tree
     from smtpctl.parser import NoCommand
 
-    state_dir = ""
-    while name == "smtpctl" and arguments and arguments[0].startswith("--state-dir"):
-        option, equals, state_dir = arguments.pop(0).partition("=")
-        if option != "--state-dir" or not (equals or arguments):
-            print("usage: smtpctl [--state-dir directory] command [argument ...]", file=sys.stderr)
-            return 1
-        state_dir = state_dir if equals else arguments.pop(0)
     try:
-        node, values = tree.find(["show", "queue"] if name == "mailq" else arguments)
+        state_dir, words = _state_dir(name, arguments)
+    except IndexError:
+        print("usage: smtpctl [--state-dir directory] command [argument ...]", file=sys.stderr)
+        return 1
+    try:
+        node, values = tree.find(["show", "queue"] if name == "mailq" else words)
     except NoCommand as error:
         print("\n".join(error.lines), file=sys.stderr)
         return EX_USAGE_TREE
@@ -41,6 +39,20 @@ def smtpctl(name: str, arguments: list[str]) -> int:
         return 1
 
 
+def _state_dir(name: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """What --state-dir says, and the words behind it; mailq takes it anywhere.  Raises IndexError without a value."""
+    state_dir, rest = "", list(arguments)
+    words: list[str] = []
+    while rest and (not words or name == "mailq"):
+        option, equals, value = rest[0].partition("=")
+        if option != "--state-dir":
+            words.append(rest.pop(0))
+            continue
+        state_dir = value if equals else rest[1]
+        del rest[: 1 if equals else 2]
+    return state_dir, words + rest
+
+
 class Connector:
     """Connects to the daemon that this call means, when that is needed."""
 
@@ -50,12 +62,11 @@ class Connector:
         self._control: Control | None = None
 
     def __call__(self) -> "Control":
-        from smtpctl.client import Control, control_path
+        from smtpctl.client import Control, control_path, one_person
 
         # A setuid or setgid program that calls mailq is not to be steered by its caller's environment.
-        same = os.getuid() == os.geteuid() and os.getgid() == os.getegid()
-        path = control_path(self._state_dir, os.environ, trusted=same or self._name == "smtpctl")
-        self._control = Control(path)
+        trusted = one_person() or self._name == "smtpctl"
+        self._control = Control(control_path(self._state_dir, os.environ, trusted=trusted))
         return self._control
 
     def __enter__(self) -> "Connector":

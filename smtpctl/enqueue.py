@@ -11,7 +11,7 @@ from typing import IO
 
 from pysmtpd.base.date import Zone, ctime, rfc5322
 from smtpctl.addresses import SyntaxFault, parse
-from smtpctl.client import Control, ControlError, control_path, home
+from smtpctl.client import Control, ControlError, control_path, home, one_person
 from smtpctl.letter import Letter
 from smtpctl.options import Options, Usage, read_options
 from smtpctl.submit import Refused, Submission, splice
@@ -78,7 +78,7 @@ def main(name: str, arguments: list[str]) -> int:
         if options.mode == "p":
             from smtpctl.command_line import smtpctl
 
-            return smtpctl("mailq", [])
+            return smtpctl("mailq", ["--state-dir", options.state_dir] if options.state_dir else [])
         if options.mode == "q":
             raise Fault("the queue runs by itself; see smtpctl schedule all", EX_SOFTWARE)
         if options.mode == "s":
@@ -92,15 +92,9 @@ def main(name: str, arguments: list[str]) -> int:
         return EX_TEMPFAIL
 
 
-def _one_person() -> bool:
-    """Whether nobody else's rights are used, so that environment and options may be believed."""
-    return os.getuid() == os.geteuid() and os.getgid() == os.getegid()
-
-
 def session_of(options: Options) -> socket.socket:
     """An SMTP session with the daemon.  Raises ControlError."""
-    same = _one_person()
-    with Control(control_path(options.state_dir if same else "", os.environ, trusted=same)) as control:
+    with Control(control_path(options.state_dir, os.environ, trusted=one_person())) as control:
         return control.submit()
 
 
@@ -210,7 +204,7 @@ def _mailbox(name: str, address: str) -> str:
 def _keep(letter: Letter, reason: str, status: int) -> int:
     """The daemon did not take it: put it where its writer finds it, and say so."""
     print(f"sendmail: {reason}", file=sys.stderr)
-    if not _one_person():
+    if not one_person():
         # A set-id program must not write where its caller wants: neither to his $HOME nor over what he linked there.
         print("sendmail: the message was not sent, and not saved: real and effective ids differ", file=sys.stderr)
         return status

@@ -8,7 +8,7 @@ import os
 import sys
 
 from pysmtpd.maps import cdb
-from smtpctl.client import NOT_RUNNING, Control, ControlError, control_path
+from smtpctl.client import NOT_RUNNING, Control, ControlError, control_path, one_person
 from smtpctl.makemap import Failure, Options, Usage, read_entries, write_map
 
 EMPTY_MAP = b"".join(reversed([*cdb.build(())]))  # as far as its beginning is looked at
@@ -108,7 +108,7 @@ def _tell_daemon(request: Request, names: list[str]) -> int:
     """Have a daemon that runs read them again."""
     from pysmtpd.messages import CtlUpdateTable
 
-    path = control_path(request.state_dir, os.environ, trusted=os.getuid() == os.geteuid())
+    path = control_path(request.state_dir, os.environ, trusted=one_person())
     if not os.path.exists(path):
         return 0
     status = 0

@@ -2,7 +2,8 @@
 
 OpenSMTPD's back-off: attempt n is due at creation + base * n * n, with a base of 400 s for relays
 and of 10 s for local deliveries and bounces.  It is anchored at the creation, so steps that lie in the
-past are skipped.
+past are skipped.  A creation in the future was written before the clock was set back: it counts as now,
+or the mail would wait until then.
 """
 
 from math import isqrt
@@ -24,8 +25,8 @@ def overflow(ctime: int, now: int) -> int:
 
 
 def _next(base: int, ctime: int, n: int, now: int) -> tuple[int, int]:
-    if now > ctime:
-        n = max(n, isqrt((now - ctime) // base))
+    ctime = min(ctime, now)
+    n = max(n, isqrt((now - ctime) // base))
     while ctime + base * n * n <= now:
         n += 1
     return n, ctime + base * n * n

@@ -33,7 +33,7 @@ from pysmtpd.messages import (
     RunState,
 )
 from smtpctl import __main__ as program
-from smtpctl import client
+from smtpctl import client, newaliases
 from smtpctl.commands import queue_line, stats_lines
 from tests.smtpctl.fake import daemon
 
@@ -100,6 +100,39 @@ def test_mailq_ignores_its_arguments(path: Path, monkeypatch: pytest.MonkeyPatch
     with daemon(path, script({CtlShowQueue: CtlQueueShown(1, [], False)})) as one:
         assert program.run("mailq", ["-v", "whatever"]) == 0
     assert one.asked == [CtlShowQueue(1, 0, 0)]
+
+
+@pytest.mark.parametrize("words", [["--state-dir", "D"], ["--state-dir=D"], ["-v", "--state-dir", "D", "x"]])
+def test_mailq_of_a_state_directory(path: Path, words: list[str]) -> None:
+    where = [word.replace("D", str(path.parent)) for word in words]
+    with daemon(path, script({CtlShowQueue: CtlQueueShown(1, [], False)})) as one:
+        assert program.run("mailq", where) == 0
+        assert program.run("sendmail", ["-bp", f"--state-dir={path.parent}"]) == 0
+    assert one.asked == [CtlShowQueue(1, 0, 0)] * 2
+
+
+@pytest.mark.parametrize("name", ["smtpctl", "mailq"])
+def test_a_state_directory_without_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(name, ["--state-dir"]) == 1
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+@pytest.mark.parametrize("which", ["os.geteuid", "os.getegid"])
+def test_with_somebody_elses_rights_the_caller_names_no_daemon(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], which: str,
+) -> None:
+    monkeypatch.setattr(paths, "SYSTEM_SOCKET", "/nonexistent/sock")
+    monkeypatch.setattr("smtpctl.client.home", lambda: "/nonexistent")
+    monkeypatch.setenv("PYSMTPD_STATE_DIR", str(path.parent))
+    monkeypatch.setattr(which, lambda: 12345)
+    with daemon(path, script({CtlShowQueue: CtlQueueShown(1, [], False)})) as one:
+        assert program.run("mailq", ["--state-dir", str(path.parent)]) == 1
+        assert program.run("mailq", []) == 1
+        request = newaliases.Request()
+        request.state_dir = str(path.parent)
+        assert newaliases._tell_daemon(request, ["aliases"]) == 0
+    assert one.asked == []
+    assert "doesn't seem to be running" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, asked, count, printed", [
