@@ -905,7 +905,7 @@ class HomeForward(Message):
 
 @declare(0xDC, HOME >> PARENT)
 class HomeTold(Message):
-    """uid, gid and home of a user; gid of a mailbox's directory; otherwise why not."""
+    """uid, gid and home of a user; the gid for dot-locks beside a mailbox, or 0; otherwise why not."""
 
     reqid: U64
     found: Found

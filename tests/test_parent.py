@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -277,6 +278,19 @@ def test_a_userbase_names_no_owner_of_another_users_mailbox(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode, group", [(0o2775, 8), (0o2775, 0), (0o1777, 8), (0o755, 0)])
+def test_the_group_of_the_mail_directory_is_for_dot_locks(
+    root: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int, group: int,
+) -> None:
+    monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr("os.fchown", lambda *_: None)
+    tmp_path.chmod(mode)
+    found = os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, 0, group, 0, 0, 0, 0))
+    monkeypatch.setattr(home.os, "stat", lambda _path: found)  # type: ignore[attr-defined]
+    assert isinstance(root.ask("mbox", "alice", WorkerKind.MBOX), MdaWorkerStarted)
+    assert root.started[0][:2] == ["1000", "8" if group == 8 else "1000"]
+
+
 def test_a_name_that_no_system_has(root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = root.ask("maildir", "a\0b", WorkerKind.USER)
     assert isinstance(refused, MdaWorkerRefused) and not refused.temporary
@@ -311,9 +325,10 @@ def test_a_missing_mailbox_is_made_exclusively(
     monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
     owned: list[tuple[int, int]] = []
     monkeypatch.setattr("os.fchown", lambda fd, uid, gid: owned.append((uid, gid)))
+    tmp_path.chmod(0o775)
     gid = tmp_path.stat().st_gid
     assert isinstance(root.ask("mbox", "alice", WorkerKind.MBOX), MdaWorkerStarted)
-    assert root.started[0] == ["1000", str(gid), "/home/alice", "alice", "mbox", str(tmp_path)]
+    assert root.started[0] == ["1000", str(gid or 1000), "/home/alice", "alice", "mbox", str(tmp_path)]
     assert owned == [(1000, gid)]
     assert (tmp_path / "alice").stat().st_mode & 0o777 == 0o600
     victim = tmp_path / "victim"

@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -91,11 +92,12 @@ def _mailbox(reqid: int, user: str, uid: int, find: Find) -> HomeTold:
         entry = find(user)
         if entry is not None and entry.pw_uid != uid:
             return _told(reqid, Found.NO, why=f"{user} is another user of the system")
-        gid = os.stat(paths.MAIL_DIRECTORY).st_gid
-        listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{user}", uid, gid)
+        found = os.stat(paths.MAIL_DIRECTORY)
+        listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{user}", uid, found.st_gid)
     except OSError as error:
         return _told(reqid, Found.TEMPFAIL, why=f"{paths.MAIL_DIRECTORY}/{user}: {error.strerror}")
-    return _told(reqid, Found.YES, gid=gid)
+    # The group is for dot-locks; where it lets nobody make one, or is that of root, the user's own will do.
+    return _told(reqid, Found.YES, gid=found.st_gid if found.st_mode & stat.S_IWGRP else 0)
 
 
 def _forward(ask: HomeForward, find: Find) -> tuple[Message, int | None]:

@@ -76,7 +76,8 @@ def drop(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid) or os.getgroups() != [gid]:
         raise JailError("the kernel kept a privilege")
-    for regain in (os.setresuid, os.setresgid):
+    # Some users have root's group for their own (all of OpenShift's): there is nothing to regain then.
+    for regain in (os.setresuid, os.setresgid) if gid else (os.setresuid,):
         try:
             regain(0, 0, 0)
         except PermissionError:

@@ -63,6 +63,9 @@ def identities(environ: Mapping[str, str]) -> Identities:
     for entry in (smtpd, smtpq):
         if entry.pw_uid == 0:
             raise StartError(f"user {entry.pw_name} is root: the daemon needs a user without privileges")
+    if smtpd.pw_gid == 0 or gid == 0:
+        name = smtpd.pw_name if smtpd.pw_gid == 0 else smtpq.pw_name
+        raise StartError(f"user {name} has the group of root: the daemon needs one without privileges")
     return Identities(smtpd.pw_uid, smtpd.pw_gid, smtpq.pw_uid, gid, "")
 
 

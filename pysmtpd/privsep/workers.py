@@ -124,7 +124,7 @@ class Workers:
             why = told.why if isinstance(told, HomeTold) else f"mailbox of {entry.pw_name}: cannot be made now"
             self._refuse(number, Refused(not final, why))
         else:
-            self._start(number, entry, told.gid)
+            self._start(number, entry, told.gid or entry.pw_gid)
 
     # its end
 

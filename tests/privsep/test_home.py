@@ -74,6 +74,7 @@ def test_a_mailbox_is_made_for_nobody_but_the_user_of_its_name(
 ) -> None:
     monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path))
     monkeypatch.setattr("os.fchown", lambda _fd, _uid, _gid: None)
+    tmp_path.chmod(0o775)
     gid = tmp_path.stat().st_gid
     another = HomeTold(1, Found.NO, 0, 0, "", "alice is another user of the system")
     assert ask(HomeMailbox(1, "alice", ME + 1)) == another
@@ -82,6 +83,8 @@ def test_a_mailbox_is_made_for_nobody_but_the_user_of_its_name(
         assert ask(HomeMailbox(1, "alice", ME)) == HomeTold(1, Found.YES, 0, gid, "", "")
     assert (tmp_path / "alice").stat().st_mode & 0o777 == 0o600
     assert ask(HomeMailbox(1, "virtual", 5000)) == HomeTold(1, Found.YES, 0, gid, "", "")
+    tmp_path.chmod(0o755)
+    assert ask(HomeMailbox(1, "virtual", 5000)) == HomeTold(1, Found.YES, 0, 0, "", ""), "no group helps there"
     monkeypatch.setattr("pysmtpd.base.paths.MAIL_DIRECTORY", str(tmp_path / "none"))
     told = ask(HomeMailbox(1, "alice", ME))
     assert isinstance(told, HomeTold) and told.found is Found.TEMPFAIL and "No such file" in told.why

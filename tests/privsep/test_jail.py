@@ -55,6 +55,21 @@ print("done")
     assert run(code) == "done\n"
 
 
+@ROOT
+def test_a_user_may_have_the_group_of_root() -> None:
+    code = """
+import os
+from pysmtpd.privsep import jail
+jail.drop(65534, 0)
+assert os.getresuid() == (65534,) * 3 and os.getresgid() == (0,) * 3 and os.getgroups() == [0]
+try:
+    os.setuid(0)
+except PermissionError:
+    print("done")
+"""
+    assert run(code) == "done\n"
+
+
 def test_the_terminal_is_let_go_of() -> None:
     code = """
 import os, pty

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_missing_users_come_with_the_command_that_makes_them() -> None:
         startup.identities({"PYSMTPD_USER": "no-such-user-1"})
     with pytest.raises(StartError, match="root"):
         startup.identities({"PYSMTPD_USER": "root", "PYSMTPD_QUEUE_USER": "nobody"})
+
+
+@ROOT
+@pytest.mark.parametrize("environ", [{"PYSMTPD_USER": "grouped"}, {"PYSMTPD_QUEUE_USER": "grouped"},
+                                     {"PYSMTPD_QUEUE_GROUP": "root"}], ids=str)
+def test_the_group_of_root_is_none_for_the_daemon(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_user", lambda name: pwd.struct_passwd(
+        (name, "x", 1000, 0 if name == "grouped" else 1000, "", "/", "")))
+    with pytest.raises(StartError, match="has the group of root"):
+        startup.identities(environ)
 
 
 @ROOT
