@@ -34,7 +34,7 @@ class Machine:
             self.put(path, "x")
 
     def put(self, path: str, text: str | bytes, uid: int = 0, mode: int = 0o600) -> None:
-        self.files[path] = text if isinstance(text, bytes) else text.encode()
+        self.files[path] = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         self.stats[path] = Stat(uid, mode, True)
 
     def read(self, path: str, limit: int = FILE_MAX) -> bytes:
