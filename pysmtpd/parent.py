@@ -131,6 +131,8 @@ class Parent(Process):
                 self._log.replace(log.open_file(self.config.log_file))
             except OSError as error:
                 raise StartError(f"{self.config.log_file}: {error.strerror}") from None
+        if not self._log.has_reader:
+            print("pysmtpd: warning: there is no syslogd: log lines wait for one (-d: standard error)", file=sys.stderr)
 
     def _warn(self) -> None:
         if not self.who.privileged:
@@ -224,7 +226,8 @@ class Parent(Process):
         self.loop = Loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._exception)
-        self._log.attach(self.loop.call_soon)
+        self._log.attach(self.loop.call_soon, self.loop.call_later)
+        self._log.on_lost = self._log_lost
         for number in (signal.SIGINT, signal.SIGTERM):
             self.loop.add_signal_handler(number, self.stop, 0)
         self.loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -242,7 +245,7 @@ class Parent(Process):
         with contextlib.suppress(OSError):
             os.unlink(self.paths.socket)
         self.log(logline.EXITING)
-        self._log.flush()
+        self._log.finish()
         os._exit(self._status)
 
     def _hangup(self) -> None:
@@ -297,6 +300,11 @@ class Parent(Process):
                 return None
         sock = log.open_syslog()
         return None if sock is None else sock.detach()
+
+    def _log_lost(self) -> None:
+        sock = log.open_syslog()
+        if sock is not None:
+            self._log.replace(sock.detach())
 
     def _reopen_log(self) -> None:
         """Another file may stand where the log did: logs are rotated."""

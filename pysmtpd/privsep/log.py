@@ -1,11 +1,13 @@
 """Where log lines go: standard error with -d, otherwise where ``log destination`` says, by default the system's syslog.
 
 Lines are gathered and written once per turn of the loop, never on the path of a reply.  syslog's socket, or the file,
-is opened before the jail; when the former goes away (syslogd was restarted) the parent is asked for another one, and
-when the latter is rotated (SIGHUP) the parent sends another one.
+is opened before the jail; when the former goes away (syslogd was restarted) or was not there yet, the parent is asked
+for another one, and what was to be said meanwhile is kept; when the latter is rotated (SIGHUP) the parent sends another
+one.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -25,7 +27,14 @@ IDENT = "smtpd"
 LINE_MAX = 2048                    # characters of a datagram to syslog
 JSON_MAX = 8000                    # likewise: cut, it would be no JSON any more
 BUFFER_MAX = 4096                  # lines; what comes beyond is counted and dropped
+KEPT_MAX = 4096                    # likewise of those that wait for a syslogd
+ASK_AGAIN = 1.0                    # seconds between two questions for one
+SEND_AGAIN = 0.005                 # seconds until one that does not keep up is sent more: some take ten lines at once
+STUCK = 0.1                        # likewise when it took nothing
+LAST_WAIT = 0.5                    # seconds for the last lines of a process
 FILE_MODE = 0o640
+
+_BUSY = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
 
 Queued = list[tuple[Level, str]]
 
@@ -81,7 +90,16 @@ class Log:
         self._dropped = 0
         self._defer: Callable[[Callable[[], None]], object] | None = None
         self._syslog = None if stderr else open_syslog()
+        self._kept: list[bytes] = []   # datagrams that nobody took
+        self._asked = -ASK_AGAIN       # when on_lost was called last
+        self._later: Callable[[float, Callable[[], None]], object] | None = None
+        self._pushing = False          # soon, by the loop
         self.on_lost: Callable[[], None] = lambda: None
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether somebody takes the lines now, as far as is known."""
+        return self.to_stderr or self.file is not None or self._syslog is not None
 
     def configure(self, process: str, config: Config) -> None:
         """What the configuration says of it; a file comes by replace()."""
@@ -93,9 +111,10 @@ class Log:
         if config.log_destination == "stderr":
             self.to_stderr = True
 
-    def attach(self, defer: Callable[[Callable[[], None]], object]) -> None:
-        """From now on write at the end of a turn: ``defer`` is the loop's call_soon."""
-        self._defer = defer
+    def attach(self, defer: Callable[[Callable[[], None]], object],
+               later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
+        """From now on write at the end of a turn: ``defer`` is the loop's call_soon, ``later`` its call_later."""
+        self._defer, self._later = defer, later
 
     def replace(self, fd: int) -> None:
         """A fresh socket to syslogd, or file, from the parent."""
@@ -108,6 +127,7 @@ class Log:
         if stat.S_ISSOCK(os.fstat(fd).st_mode):
             self._syslog = socket.socket(fileno=fd)
             self._syslog.setblocking(False)
+            self._push()
         else:
             self.file = fd
 
@@ -127,7 +147,7 @@ class Log:
     def flush(self) -> None:
         """Write what is queued."""
         lines, self._lines = self._lines, []
-        if self._dropped:
+        if self._dropped and len(self._kept) < KEPT_MAX:
             lines.append((Level.ERR, f"warn: {self._dropped} log lines dropped"))
             self._dropped = 0
         if not lines:
@@ -139,8 +159,17 @@ class Log:
             _write_all(2, "".join([f"{line}\n" for _, line in lines]).encode("utf-8", "replace"))
         elif self.file is not None:
             self._append(self.file, lines)
-        elif self._syslog is not None:
-            self._send(self._syslog, lines)
+        else:
+            self._send(lines)
+
+    def finish(self) -> None:
+        """Write what is queued, before the process ends; a syslogd that does not keep up is waited for a little."""
+        if self._syslog is not None:
+            self._syslog.settimeout(LAST_WAIT)
+        self._pushing, self._later = False, None
+        self.flush()
+        if self._kept:
+            self._push()
 
     def _append(self, fd: int, lines: Queued) -> None:
         """As syslogd would write them, or JSON alone.  One write, so that the lines of two processes do not mix."""
@@ -150,18 +179,57 @@ class Log:
         except OSError:
             self._dropped += len(lines)
 
-    def _send(self, sock: socket.socket, lines: Queued) -> None:
+    def _send(self, lines: Queued) -> None:
         stamp, most = time.strftime("%b %e %H:%M:%S"), JSON_MAX if self._json else LINE_MAX
-        for level, line in lines:
-            text = f"<{FACILITY_MAIL | level}>{stamp} {IDENT}[{os.getpid()}]: {line[:most]}"
-            try:
-                sock.send(text.encode("utf-8", "replace"))
-            except BlockingIOError:
-                self._dropped += 1
-            except OSError:
-                self._dropped += 1
+        self._kept += [
+            f"<{FACILITY_MAIL | level}>{stamp} {IDENT}[{os.getpid()}]: {line[:most]}".encode("utf-8", "replace")
+            for level, line in lines
+        ]
+        if not self._pushing:
+            self._push()
+        elif len(self._kept) > KEPT_MAX:
+            self._dropped += len(self._kept) - KEPT_MAX
+            del self._kept[KEPT_MAX:]
+
+    def _push(self) -> None:
+        """Send what is kept; what nobody takes stays, with the time at which it was said."""
+        self._pushing = False
+        sent = 0
+        for datagram in self._kept:
+            if not self._sent(datagram):
+                break
+            sent += 1
+        del self._kept[:sent]
+        self._dropped += max(0, len(self._kept) - KEPT_MAX)
+        del self._kept[KEPT_MAX:]
+        if self._kept:
+            self._go_on(SEND_AGAIN if sent else STUCK)
+
+    def _go_on(self, pause: float) -> None:
+        now = time.monotonic()
+        if self._syslog is None:
+            if now - self._asked >= ASK_AGAIN:
+                self._asked = now
                 self.on_lost()
-                return
+        elif self._later is not None:
+            self._pushing = True
+            self._later(pause, self._push)
+
+    def _sent(self, datagram: bytes) -> bool:
+        """False when nobody takes it now."""
+        if self._syslog is None:
+            return False
+        try:
+            self._syslog.send(datagram)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._dropped += 1
+                return True
+            if error.errno not in _BUSY:
+                self._syslog.close()
+                self._syslog = None
+            return False
+        return True
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -227,7 +227,7 @@ class Process:
             self.fatal(f"process {peer.proc.value} {reason}")
         elif peer.proc is Proc.PARENT:
             # Nobody is left to work for: leave at once, whatever is not committed was not promised.
-            self._log.flush()
+            self._log.finish()
             os._exit(0 if self._leaving else 1)
         # Any other process that went away is the parent's to deal with.
 
@@ -252,7 +252,7 @@ class Process:
     def fatal(self, text: str) -> NoReturn:
         """Log, and end this process at once."""
         self.log(f"{self.ME.value}: {text}", Level.CRIT)
-        self._log.flush()
+        self._log.finish()
         os._exit(1)
 
     # life
@@ -270,7 +270,7 @@ class Process:
             self._loop()
         except (ImsgError, OSError, jail.JailError) as error:
             self.fatal(str(error))
-        self._log.flush()
+        self._log.finish()
         os._exit(self._status)
 
     def _prepare(self) -> None:
@@ -299,7 +299,7 @@ class Process:
     def _setup_message(self, parent: Peer, frame: Frame) -> bool:
         message = frame.message
         if isinstance(message, Shutdown):
-            self._log.flush()
+            self._log.finish()
             os._exit(0)
         if isinstance(message, SetupDone):
             self.set_traces(message.verbose)
@@ -334,7 +334,7 @@ class Process:
         self.loop = Loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._exception)
-        self._log.attach(self.loop.call_soon)
+        self._log.attach(self.loop.call_soon, self.loop.call_later)
         self._log.on_lost = self._log_lost
         self.start()
         for peers in self._peers.values():

@@ -1,10 +1,13 @@
 """Log lines: as text and as JSON, to a file, to syslog's socket, and when there is no room."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Formatter
 
@@ -13,7 +16,7 @@ import pytest
 from pysmtpd.base import logline
 from pysmtpd.base.logline import Level
 from pysmtpd.conf.config import Config
-from pysmtpd.privsep.log import Log, as_json, open_file
+from pysmtpd.privsep.log import Log, as_json, open_file, open_syslog
 
 JSON = Config(hostname="mx.example.org", log_format="json", log_destination="file", log_file="/x")
 TEXT = Config(hostname="mx.example.org", log_destination="file", log_file="/x")
@@ -123,3 +126,142 @@ def test_what_is_not_a_plain_file_is_no_log(tmp_path: Path, make: object) -> Non
     make(tmp_path / "log")  # type: ignore[operator]
     with pytest.raises(OSError):
         open_file(str(tmp_path / "log"))
+
+
+class Syslogd:
+    """A place where syslogd listens, or not."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.sock: socket.socket | None = None
+        monkeypatch.setattr("pysmtpd.privsep.log.SYSLOG_PATHS", (str(path),))
+        self.logs: list[Log] = []
+        self.asked = 0
+        self.time = 100.0
+        monkeypatch.setattr("pysmtpd.privsep.log.time.monotonic", lambda: self.time)
+
+    def log(self) -> Log:
+        """Whoever speaks to it; a new socket is had as the parent has one."""
+        log = Log(stderr=False, verbose=False)
+        self.logs.append(log)
+
+        def reopen() -> None:
+            self.asked += 1
+            sock = open_syslog()
+            if sock is not None:
+                log.replace(sock.detach())
+
+        log.on_lost = reopen
+        return log
+
+    def start(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(self.path))
+        self.sock.setblocking(False)
+
+    def stop(self) -> None:
+        assert self.sock is not None
+        self.sock.close()
+        self.path.unlink()
+
+    def heard(self) -> list[str]:
+        assert self.sock is not None
+        lines = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lines.append(self.sock.recv(9000).decode().partition("]: ")[2])
+        return lines
+
+
+@pytest.fixture
+def syslogd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Syslogd]:
+    one = Syslogd(tmp_path / "log", monkeypatch)
+    yield one
+    for sock in (one.sock, *(log._syslog for log in one.logs)):
+        if sock is not None:
+            sock.close()
+
+
+def test_a_syslogd_that_starts_later_hears_everything(syslogd: Syslogd) -> None:
+    log = syslogd.log()
+    assert not log.has_reader
+    log.write("one")
+    log.write("two")
+    assert syslogd.asked == 1, "not for each line"
+    syslogd.start()
+    syslogd.time += 1
+    log.write("three")
+    assert syslogd.heard() == ["one", "two", "three"]
+    assert log.has_reader
+
+
+def test_a_syslogd_that_is_restarted_misses_nothing(syslogd: Syslogd) -> None:
+    syslogd.start()
+    log = syslogd.log()
+    log.write("one")
+    assert syslogd.heard() == ["one"]
+    syslogd.stop()
+    log.write("two")
+    log.write("three")
+    syslogd.start()
+    syslogd.time += 1
+    log.write("four")
+    assert syslogd.heard() == ["two", "three", "four"]
+
+
+def test_what_is_kept_for_a_syslogd_has_a_bound(syslogd: Syslogd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pysmtpd.privsep.log.KEPT_MAX", 3)
+    log = syslogd.log()
+    for number in range(10):
+        log.write(f"{number}")
+    syslogd.start()
+    syslogd.time += 1
+    log.write("last")
+    log.write("more")
+    assert syslogd.heard() == ["0", "1", "2", "more", "warn: 8 log lines dropped"]
+
+
+def test_a_line_that_is_too_long_for_a_datagram_holds_up_no_other(
+    syslogd: Syslogd, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    syslogd.start()
+    monkeypatch.setattr("pysmtpd.privsep.log.LINE_MAX", 10_000_000)
+    log = syslogd.log()
+    log.write("x" * 5_000_000)
+    log.write("kept")
+    assert syslogd.heard() == ["kept", "warn: 1 log lines dropped"]
+
+
+def test_a_syslogd_that_does_not_keep_up_is_waited_for(syslogd: Syslogd) -> None:
+    syslogd.start()
+    log = syslogd.log()
+    soon: list[Callable[[], None]] = []
+    log.attach(soon.append, lambda _seconds, push: soon.append(push))
+    for number in range(300):
+        log.write(f"{number}")
+    heard: list[str] = []
+    while soon:
+        soon.pop(0)()
+        assert len(soon) <= 1
+        heard += syslogd.heard()
+    assert heard == [f"{number}" for number in range(300)]
+
+
+def test_the_last_lines_of_a_process_are_waited_for(syslogd: Syslogd) -> None:
+    syslogd.start()
+    log = syslogd.log()
+    soon: list[Callable[[], None]] = []
+    log.attach(soon.append, lambda _seconds, push: soon.append(push))
+    for number in range(300):
+        log.write(f"{number}")
+    heard: list[str] = []
+
+    def read() -> None:
+        while len(heard) < 300:
+            heard.extend(syslogd.heard())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    log.finish()
+    reader.join(20)
+    assert heard == [f"{number}" for number in range(300)]

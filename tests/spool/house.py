@@ -98,6 +98,8 @@ class FakeLog(Log):
 
     def flush(self) -> None: ...
 
+    def finish(self) -> None: ...
+
 
 class TestQueue(Queue):
     """A queue whose clock stands still until it is set, over any disk."""
