@@ -23,14 +23,14 @@ DSN_RET_NOTE = "dsn-ret is gone: whoever asks for it gets the whole message back
 SOCKET_TAG = "local"               # what came by the socket had this tag, from 5.9 on
 _ONLY_CLASSIC = frozenset({"certificate", "dsn-notify", "dsn-ret", "enable", "mask-source", "secure", "ssl"})
 _BEFORE_VALUE = frozenset({
-    "ca", "ciphers", "filter", "hostname", "hostnames", "on", "pki", "port", "protocols", "senders", "tag",
+    "ca", "ciphers", "curves", "filter", "hostname", "hostnames", "on", "pki", "port", "protocols", "senders", "tag",
 })
 _WITHOUT = tuple(f"no-{word}" for word in LEFT_OUT)
 _FLAGS = ("inet4", "inet6", "tls", "mask-src", "received-auth", "no-dsn", "lmtp", "proxy-v2", *_WITHOUT)
-_STRINGS = ("pki", "ca", "ciphers", "protocols", "hostname", "tag")
+_STRINGS = ("pki", "ca", "ciphers", "curves", "protocols", "hostname", "tag")
 _TLS = ("tls", "tls-require", "smtps")
 # What may stand in the place of a table that can be left out, and was not reserved in 6.0.
-_NO_TABLE = frozenset({"dsn-notify", "dsn-ret", "mask-src", "protocols", "proxy", "proxy-v2", "secure",
+_NO_TABLE = frozenset({"curves", "dsn-notify", "dsn-ret", "mask-src", "protocols", "proxy", "proxy-v2", "secure",
                        "ssl", *_WITHOUT})
 
 

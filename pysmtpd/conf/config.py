@@ -121,6 +121,7 @@ class Listener(Frozen):
     pki: tuple[str, ...] = ()
     ca: str = ""
     ciphers: str = ""
+    curves: str = ""                        # ours
     protocols: str = ""
     auth: str = ""                          # "", "required" or "optional"
     auth_table: str = ""                    # empty: system users, or

@@ -167,6 +167,7 @@ class Draft:
         self.references: list[Reference] = []
         self.lmtp: list[tuple[Token, str, dict[str, Any]]] = []  # where it goes, and the fields of its action
         self.log_file: Token | None = None
+        self.tls_lists: list[tuple[str, Token]] = []  # of ciphers or curves
         self.keys: list[Token] = []                 # secrets that stand in a file
         self.incomplete = False                     # something was not read: what is missing may be there
         self.broken_macros: set[str] = set()        # whose definition is wrong

@@ -5,7 +5,6 @@ a line goes when the daemon obeys it.
 """
 
 NOT_IN_EFFECT = frozenset({
-    "pki dhe",
     "proc",
     "filter",
     "listen filter",

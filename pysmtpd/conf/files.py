@@ -1,5 +1,6 @@
 """What is amiss with the files that a configuration names, beyond their being there: certificates that are not their
-key's, passwords that everybody can read, sockets nobody gets to.  Only the first is an error."""
+key's, passwords that everybody can read, sockets nobody gets to.  Only the first is an error.  And what is amiss with
+words that only OpenSSL knows."""
 
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from pysmtpd.conf.source import Certificate, Source, Unusable
 
 SOON = 14 * 86400                  # seconds before the end of a certificate from which on a warning comes
 OTHERS_READ = 0o004
+_NAMES = {"ciphers": "openssl ciphers -v ALL shows which there are",
+          "curves": "expected names such as X25519, P-256 or P-384, with colons between them"}
 
 
 class Files:
@@ -34,6 +37,10 @@ class Files:
                 self._secrecy(table.path, token, "the passwords in it")
         for token in self._draft.keys:
             self._secrecy(token.file.name, token, "this key")
+        for kind, token in self._draft.tls_lists:
+            if not self._source.knows(kind, token.text):
+                self._draft.errors.append(about(token, f"no such {kind.removesuffix('s')} in: {shown(token.text)}",
+                                                [_NAMES[kind]]))
         if self._draft.log_file is not None:
             self._log(self._draft.log_file)
         for token, argument, fields in self._draft.lmtp:

@@ -174,7 +174,6 @@ def pki(p: Parser, word: Token) -> None:
     p.draft.unfinished.append(name)
     while (option := p.word("cert", "key", "dhe")) is not None:
         if option.text == "dhe":
-            p.later("pki dhe", option)
             fields["dhe"] = p.value("a DHE keyword", _dhe)
         else:
             file = p.string(f"the path of a {_FILES[option.text]}")
@@ -282,7 +281,9 @@ def smtp(p: Parser, _word: Token) -> None:
     if word.text == "limit":
         grammar_limit.smtp_limits(p)
     elif word.text == "ciphers":
-        p.draft.settings["smtp_ciphers"] = p.string("a list of ciphers").text
+        token = p.string("a list of ciphers")
+        p.draft.tls_lists.append(("ciphers", token))
+        p.draft.settings["smtp_ciphers"] = token.text
     elif word.text == "max-message-size":
         p.draft.settings["max_message_size"] = p.value("a size", size)
     elif word.text == "workers":

@@ -145,7 +145,10 @@ def _relay_table(p: Parser, made: Making, word: Token) -> None:
 def _relay_text(p: Parser, made: Making, word: Token) -> None:
     """relay-option = ( "helo" | "ciphers" | "mail-from" ) STRING"""
     p.once(made.seen, word.text, word, f"{word.text} already specified for this action")
-    made.fields[word.text.replace("-", "_")] = p.string("its value").text
+    token = p.string("its value")
+    if word.text == "ciphers":
+        p.draft.tls_lists.append(("ciphers", token))
+    made.fields[word.text.replace("-", "_")] = token.text
 
 
 def _relay_protocols(p: Parser, made: Making, word: Token) -> None:

@@ -13,7 +13,7 @@ from pysmtpd.conf.values import protocols
 
 TAG_MAX = 32                       # octets
 PKI_MAX = 32
-_OURS = frozenset({"proxy", *(f"no-{word}" for word in LEFT_OUT)})
+_OURS = frozenset({"proxy", "curves", *(f"no-{word}" for word in LEFT_OUT)})
 Option = Callable[[Parser, Listen, Token], None]
 
 
@@ -75,10 +75,20 @@ def _ca(p: Parser, made: Listen, word: Token) -> None:
     made.fields["ca"] = p.name("ca", "the name of a ca")
 
 
-def _text(p: Parser, made: Listen, word: Token) -> None:
-    """text-option = ( "ciphers" | "hostname" ) STRING"""
+def _hostname(p: Parser, made: Listen, word: Token) -> None:
+    """hostname = "hostname" STRING"""
+    p.once(made.seen, "hostname", word, "hostname already specified")
+    made.fields["hostname"] = p.string("its value").text
+
+
+def _tls_list(p: Parser, made: Listen, word: Token) -> None:
+    """tls-list = ( "ciphers" | "curves" ) STRING
+
+    The latter is ours."""
     p.once(made.seen, word.text, word, f"{word.text} already specified")
-    made.fields[word.text] = p.string("its value").text
+    token = p.string(f"a list of {word.text}")
+    p.draft.tls_lists.append((word.text, token))
+    made.fields[word.text] = token.text
 
 
 def _protocols(p: Parser, made: Listen, word: Token) -> None:
@@ -185,9 +195,10 @@ LISTEN_OPTIONS: dict[str, Option] = {
     "smtps": _tls,
     "pki": _pki,
     "ca": _ca,
-    "ciphers": _text,
+    "ciphers": _tls_list,
+    "curves": _tls_list,
     "protocols": _protocols,
-    "hostname": _text,
+    "hostname": _hostname,
     "hostnames": _hostnames,
     "auth": _auth,
     "auth-optional": _auth,

@@ -319,7 +319,7 @@ def _tls(one: Listener) -> Iterator[str]:
     yield from (f" pki {bare(name)}" for name in one.pki)
     if one.ca:
         yield f" ca {bare(one.ca)}"
-    for word in ("ciphers", "protocols"):
+    for word in ("ciphers", "curves", "protocols"):
         if value := getattr(one, word):
             yield f" {word} {quoted(value)}"
 

@@ -60,6 +60,9 @@ class Source(Protocol):
     def certificate(self, cert: str, key: str) -> Certificate | None:
         """A certificate and its key, by path; None when they cannot be judged.  Raises OSError and Unusable."""
 
+    def knows(self, kind: str, names: str) -> bool:
+        """Whether OpenSSL knows all of a list of ``ciphers`` or ``curves``."""
+
     def obstacle(self, path: str, user: str) -> str:
         """Why somebody could not connect to a socket, or an empty string.  user: empty for whoever it may be.  Raises
         PermissionError when that cannot be seen."""

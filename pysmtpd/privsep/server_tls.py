@@ -37,7 +37,7 @@ class ServerTls:
         listeners = self._listeners()
         for name in {name for _, listener in listeners for name in listener.pki}:
             try:
-                self._pairs[name] = tls_context.load_pair(*self.files.pair(name))
+                self._pairs[name] = self._pair(name)
             except TlsError as error:
                 raise TlsError(f"pki {name}: {error}") from None
         for listener in (one for _, one in listeners if one.tls_verify):
@@ -56,7 +56,7 @@ class ServerTls:
         pairs, authorities = dict(self._pairs), dict(self._authorities)
         for name in pairs:
             try:
-                pairs[name] = tls_context.load_pair(*self.files.pair(name))
+                pairs[name] = self._pair(name)
             except KeyError:
                 continue           # the parent could not open it, and said so
             except TlsError as error:
@@ -98,6 +98,9 @@ class ServerTls:
             elif days < WARN_DAYS:
                 say(logline.CERT_EXPIRES.format(name=name, date=civil_date(expires), days=days), Level.ERR)
 
+    def _pair(self, name: str) -> Pair:
+        return tls_context.load_pair(*self.files.pair(name))._replace(dhe=self._config.pkis[name].dhe)
+
     def _ca(self, name: str) -> Authorities:
         try:
             return tls_context.load_authorities(self.files.ca(name))
@@ -110,5 +113,5 @@ class ServerTls:
     def _context(self, listener: Listener, pairs: dict[str, Pair], authorities: dict[str, Authorities]) -> TlsContext:
         return tls_context.server_context(
             [pairs[name] for name in listener.pki], ca=authorities.get(listener.ca, ()), verify=listener.tls_verify,
-            ciphers=listener.ciphers or self._config.smtp_ciphers, protocols=listener.protocols,
+            ciphers=listener.ciphers or self._config.smtp_ciphers, protocols=listener.protocols, curves=listener.curves,
         )

@@ -123,5 +123,10 @@ class SystemSource:
 
         return examine(cert, self.read(cert, PEM_MAX), key, self.read(key, PEM_MAX))
 
+    def knows(self, kind: str, names: str) -> bool:
+        from pysmtpd.privsep.tls_context import knows
+
+        return knows(kind, names)
+
     def obstacle(self, path: str, user: str) -> str:
         return access.obstacle(path, user)

@@ -15,6 +15,8 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
 from pysmtpd.base.tls_versions import Version, parse_versions
+from pysmtpd.privsep import dhe
+from pysmtpd.privsep.libssl import set_curves, set_dh
 from pysmtpd.privsep.tls import TlsContext, TlsError, names_of, reason
 
 SESSION_ID = b"pysmtpd"
@@ -36,7 +38,11 @@ _CIPHERS = {
     "all": "ALL:!aNULL:!eNULL",
 }
 _CIPHERS |= {"default": _CIPHERS["secure"], "insecure": _CIPHERS["all"]}
-
+# Where nothing is said: forward secrecy always, authenticated encryption first; what is left is for old clients, which
+# would else speak in clear.
+SERVER_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!AESCCM:!aDSS"
+# Likewise, without and with what only OpenSSL 3.5 has.
+DEFAULT_CURVES = ["X25519MLKEM768:X25519:P-256:X448:P-384:P-521", "X25519:P-256:X448:P-384:P-521"]
 
 Authorities = Sequence[x509.Certificate]
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
@@ -47,6 +53,7 @@ class Pair(NamedTuple):
 
     chain: list[x509.Certificate]
     key: PrivateKeyTypes
+    dhe: str = "none"              # as the pki has it
 
     @property
     def names(self) -> list[str]:
@@ -95,13 +102,15 @@ def _readable(pem: bytes) -> Iterator[x509.Certificate]:
 
 
 def server_context(pairs: Sequence[Pair], *, ca: Authorities = (), verify: bool = False, ciphers: str = "",
-                   protocols: str = "") -> TlsContext:
+                   protocols: str = "", curves: str = "") -> TlsContext:
     """For a listener: the first pair is its default, the others are chosen by the name the client asks for (SNI).
 
     Pairs for the same names with keys of another kind (ECDSA and RSA) serve together.  Raises TlsError."""
+    ciphers = ciphers or SERVER_CIPHERS
     contexts: list[tuple[list[str], SSL.Context]] = []
     for pair in pairs:
         context = _base(SSL.TLS_SERVER_METHOD, ciphers, protocols)
+        _exchange(context, pair, curves)
         with _told():
             for one in _kinds(pair, pairs):
                 _use(context, one)
@@ -168,6 +177,31 @@ def _set_ciphers(context: SSL.Context, ciphers: str) -> None:
         context.set_tls13_ciphersuites(":".join(modern).encode())
     if older:
         context.set_cipher_list(":".join(older).encode())
+
+
+def _exchange(context: SSL.Context, pair: Pair, curves: str) -> None:
+    """By which groups keys are exchanged: none of Diffie-Hellman's own, unless the pki wants them."""
+    if pair.dhe != "none" and not set_dh(context, dhe.parameters(pair.key)):
+        raise TlsError("no parameters for Diffie-Hellman")
+    wanted = [_listed(curves)] if curves else DEFAULT_CURVES if pair.dhe == "none" else []
+    if wanted and not any(set_curves(context, names) for names in wanted):
+        raise TlsError(f"no such curve in: {curves}")
+
+
+def _listed(names: str) -> str:
+    """Also with commas, as libtls has them."""
+    return ":".join(name.strip() for name in names.replace(",", ":").split(":"))
+
+
+def knows(kind: str, names: str) -> bool:
+    """Whether OpenSSL knows all of a list of ``ciphers`` or ``curves``, and anything is left of it."""
+    if not names or kind == "curves":
+        return names != "" and set_curves(SSL.Context(SSL.TLS_METHOD), _listed(names))
+    try:
+        _base(SSL.TLS_METHOD, names, "")
+    except TlsError:
+        return False
+    return True
 
 
 def _kinds(pair: Pair, pairs: Sequence[Pair]) -> list[Pair]:

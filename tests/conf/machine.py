@@ -68,6 +68,9 @@ class Machine:
         self.read(key)
         return self.certificates.get((cert, key), Certificate(NOW - 86400, NOW + 86400 * 90, fits=True))
 
+    def knows(self, kind: str, names: str) -> bool:
+        return "nonsense" not in names
+
     def obstacle(self, path: str, user: str) -> str:
         self.asked.append((path, user))
         return self.obstacles.get(path, "")

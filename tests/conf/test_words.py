@@ -9,7 +9,7 @@ from pysmtpd.conf.words import CLASSIC_INSIDE, CLASSIC_STATEMENTS, RESERVED, def
 from tests.conf import test_valid
 from tests.conf.machine import read
 
-OURS = {"resolver", "test", "log", "proxy", *(f"no-{word}" for word in LEFT_OUT)}
+OURS = {"resolver", "test", "log", "proxy", "curves", *(f"no-{word}" for word in LEFT_OUT)}
 # Reserved for statements that OpenSMTPD had, or was to have.
 UNUSED = {"data-line", "group", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 

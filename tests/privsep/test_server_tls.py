@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from pysmtpd.base.logline import Level
-from pysmtpd.conf.config import Config, Listener, Tls
+from pysmtpd.conf.config import Config, Listener, Pki, Tls
 from pysmtpd.messages import SetupFile
 from pysmtpd.privsep.keyfiles import Watch
 from pysmtpd.privsep.server_tls import DAY, ServerTls
@@ -35,7 +35,7 @@ class House:
             Listener(address="127.0.0.1", port=26),
             Listener(address="127.0.0.1", port=27, pki=("mx",), tls=Tls.SMTPS, tls_verify=True, ca="ours"),
         )
-        self.config = Config(hostname=NAME, listeners=listeners)
+        self.config = Config(hostname=NAME, listeners=listeners, pkis={"mx": Pki(name="mx")})
 
     def hand(self, kind: str, name: str, data: bytes) -> None:
         path = self.directory / "handed"

@@ -95,6 +95,16 @@ def test_the_name_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert source.hostname() == ""
 
 
+@pytest.mark.parametrize(("kind", "names", "known"), [
+    ("ciphers", "HIGH:!aNULL", True), ("ciphers", "secure", True), ("ciphers", "TLS_AES_128_GCM_SHA256", True),
+    ("ciphers", "nonsense", False), ("ciphers", "TLS_nonsense", False), ("ciphers", "HIGH:!ALL", False),
+    ("curves", "X25519:P-256", True), ("curves", "x25519, secp384r1", True), ("curves", "P-256:nonsense", False),
+    ("curves", "", False),
+])
+def test_openssl_knows_its_own_words(kind: str, names: str, known: bool) -> None:
+    assert SystemSource().knows(kind, names) is known
+
+
 def test_services() -> None:
     source = SystemSource()
     assert source.service("smtp") == 25

@@ -7,8 +7,11 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from OpenSSL import SSL
 
-from pysmtpd.privsep.tls import FEED_MAX, HANDSHAKE_MAX, TlsContext, TlsError, TlsLayer
+from pysmtpd.privsep.dhe import prime
+from pysmtpd.privsep.libssl import set_curves
+from pysmtpd.privsep.tls import FEED_MAX, HANDSHAKE_MAX, TlsContext, TlsError, TlsLayer, names_of
 from pysmtpd.privsep.tls_context import client_context, load_pair, server_context
 from tests.support.certificates import ca_of, pair_of, pem_of, shake
 
@@ -227,3 +230,142 @@ def test_a_good_bye_in_the_middle_of_the_handshake_is_an_end(authority: trustme.
     with contextlib.suppress(TlsError):
         server.feed(b"\x15\3\1\0\2\1\0")
     assert not server.ready
+
+
+@pytest.mark.parametrize(("server", "client", "group"), [
+    ("P-256/X25519", "X25519:P-256", "secp256r1"), ("x25519, p-384", "P-384", "secp384r1"), ("P-256", "X25519", ""),
+])
+@pytest.mark.parametrize("version", ["tlsv1.2", "tlsv1.3"])
+def test_curves_are_the_listeners(authority: trustme.CA, version: str, server: str, client: str, group: str) -> None:
+    """In its order, for both versions."""
+    ours = client_context(verify=False, protocols=version)
+    assert set_curves(ours.context, client)
+    pair = pair_of(authority, "mx.example.org", rsa=True)      # one of ECDSA would need its own curve, too
+    there = TlsLayer(server_context([pair], curves=server), server=True)
+    if group:
+        shake(TlsLayer(ours, server=False), there)
+        assert there._conn.get_group_name() == group
+    else:
+        with pytest.raises(TlsError):
+            shake(TlsLayer(ours, server=False), there)
+
+
+@pytest.mark.parametrize(("dhe", "agreed"), [("none", False), ("auto", True), ("legacy", True)])
+def test_diffie_hellman_is_for_who_asks_for_it(authority: trustme.CA, dhe: str, agreed: bool) -> None:
+    pair = pair_of(authority, "mx.example.org", rsa=True)._replace(dhe=dhe)
+    suite = client_context(verify=False, protocols="tlsv1.2", ciphers="DHE-RSA-AES256-GCM-SHA384")
+    group = client_context(verify=False, protocols="tlsv1.3")
+    assert set_curves(group.context, "ffdhe2048")
+    for client in (suite, group):
+        server = TlsLayer(server_context([pair]), server=True)
+        if agreed:
+            shake(TlsLayer(client, server=False), server)
+        else:
+            with pytest.raises(TlsError):
+                shake(TlsLayer(client, server=False), server)
+
+
+@pytest.mark.parametrize(("bits", "end"), [
+    (2048, "886B423861285C97"), (3072, "25E41D2B66C62E37"), (4096, "C68A007E5E655F6A"),
+])
+def test_groups_of_diffie_hellman_are_those_of_rfc_7919(bits: int, end: str) -> None:
+    """The ends of their primes, as appendix A prints them."""
+    number = f"{prime(bits):X}"
+    assert len(number) == bits // 4
+    assert number.startswith("FFFFFFFFFFFFFFFFADF85458A2BB4A9AAFDC5620273D3CF1")
+    assert number.endswith(end + 16 * "F")
+
+
+def test_what_a_scanner_looks_for(authority: trustme.CA) -> None:
+    """No version before 1.2, forward secrecy always, authenticated encryption first, no client's order."""
+    pair = pair_of(authority, "mx.example.org", rsa=True)
+    server = server_context([pair])
+    offered = TlsLayer(server, server=True)._conn.get_cipher_list()
+    assert all(name.startswith(("TLS_", "ECDHE-", "DHE-RSA-")) for name in offered)
+    kinds = ["GCM" in name or "CHACHA" in name for name in offered]
+    assert kinds == sorted(kinds, reverse=True)
+    assert not any(word in name for name in offered for word in ("RC4", "DES", "MD5", "NULL", "EXP", "DSS"))
+    for version, refused in (("tlsv1.0", True), ("tlsv1.1", True), ("tlsv1.2", False), ("tlsv1.3", False)):
+        client = client_context(verify=False, protocols=version, ciphers="ALL:@SECLEVEL=0")
+        if refused:
+            with pytest.raises(TlsError):
+                shake(TlsLayer(client, server=False), TlsLayer(server, server=True))
+        else:
+            shake(TlsLayer(client, server=False), TlsLayer(server, server=True))
+    theirs = client_context(verify=False, protocols="tlsv1.2",
+                            ciphers="ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-GCM-SHA384")
+    layer = TlsLayer(theirs, server=False)
+    shake(layer, TlsLayer(server, server=True))
+    assert "AES256-GCM" in layer.info().text
+
+
+def test_nobody_renegotiates(authority: trustme.CA) -> None:
+    client = TlsLayer(client_context(verify=False, protocols="tlsv1.2"), server=False)
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    shake(client, server)
+    with contextlib.suppress(SSL.Error):
+        client._conn.renegotiate()
+        client._conn.do_handshake()
+    with contextlib.suppress(TlsError):
+        server.feed(client.outgoing())
+        client.feed(server.outgoing())
+    assert server._conn.total_renegotiations() == 0
+    assert client._conn.total_renegotiations() == 0
+
+
+def test_a_good_bye_is_one(authority: trustme.CA) -> None:
+    client = TlsLayer(client_context(verify=False), server=False)
+    server = TlsLayer(server_context([pair_of(authority, "mx.example.org")]), server=True)
+    shake(client, server)
+    assert client.feed(server.encrypt(b"221 bye\r\n") + server.shutdown()) == [b"221 bye\r\n"]
+    assert client.ended and not server.ended
+    assert server.feed(client.shutdown()) == []
+    assert server.ended
+
+
+@pytest.mark.parametrize(("sni", "chosen"), [
+    (b"mx.example.org", "mx.example.org"), (b"MX.Example.ORG", "mx.example.org"), (b"a.wild.example", "*.wild.example"),
+    (b"a.b.wild.example", "default.example"), (b"xn--mller-kva.example", "xn--mller-kva.example"),
+    (b"unknown.example", "default.example"), (b"", "default.example"), (b"mx.example.org.", "default.example"),
+    (b"\xff\xfe", "default.example"), (b"x" * 200, "default.example"),
+])
+@pytest.mark.parametrize("version", ["tlsv1.2", "tlsv1.3"])
+def test_each_name_has_its_certificate_and_others_the_first(
+        authority: trustme.CA, version: str, sni: bytes, chosen: str) -> None:
+    names = ["default.example", "mx.example.org", "*.wild.example", "xn--mller-kva.example"]
+    server = server_context([pair_of(authority, name) for name in names])
+    client = TlsLayer(client_context(verify=False, protocols=version), server=False)
+    if sni:
+        client._conn.set_tlsext_host_name(sni)
+    shake(client, TlsLayer(server, server=True))
+    cert = client._conn.get_peer_certificate(as_cryptography=True)
+    assert cert is not None and names_of(cert) == [chosen]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_ticket_of_the_old_certificate_does_no_harm(authority: trustme.CA, version: ssl.TLSVersion) -> None:
+    """A new context has new keys for tickets: the client just shakes hands, and sees the new certificate."""
+    pairs = [pair_of(authority, "mx.example.org") for _ in range(2)]
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    context.minimum_version = context.maximum_version = version
+    first = Stdlib(context)
+    first.shake(TlsLayer(server_context(pairs[:1]), server=True))
+    second = Stdlib(context, first.tls.session)
+    second.shake(TlsLayer(server_context(pairs[1:]), server=True))
+    assert not second.tls.session_reused
+    assert first.tls.getpeercert(True) != second.tls.getpeercert(True)
+
+
+def test_a_session_of_a_verified_client_is_verified_when_resumed(authority: trustme.CA) -> None:
+    server = server_context([pair_of(authority, "mx.example.org")], verify=True, ca=ca_of(authority))
+    context = client_context(verify=False, pair=pair_of(authority, "joe@example.org"))
+    first, there = TlsLayer(context, server=False), TlsLayer(server, server=True)
+    shake(first, there)
+    assert there.info().identities == ("joe@example.org",)
+    first.feed(there.outgoing())
+    session = first._conn.get_session()
+    assert session is not None
+    second, again = TlsLayer(context, server=False), TlsLayer(server, server=True)
+    second._conn.set_session(session)
+    shake(second, again)
+    assert again.info() == there.info()
