@@ -17,7 +17,7 @@ from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
 from pysmtpd.imsg import BY_CLASS, ImsgError, Message
-from pysmtpd.inbound.arrivals import Arrivals
+from pysmtpd.inbound.arrivals import CLIENTS_MAX, Arrivals
 from pysmtpd.inbound.client import Client, Host
 from pysmtpd.inbound.crowd import Crowd
 from pysmtpd.inbound.door import Door
@@ -61,7 +61,7 @@ from pysmtpd.session.smtp_settings import LOCAL, SessionSettings
 ACCEPT_MAX = 32                    # connections accepted per event
 MSGIDS_LOW = 256                   # ask for another block below this
 SPARE_FDS = 16
-CLIENTS_MAX = 32768                # connections, if there are descriptors for so many
+CLIENTS_FEW = 1000                 # connections; where descriptors forbid so many the log says so
 
 # Whom each of our questions goes to, by its route.
 _ASKED: dict[type[Message], Proc] = {
@@ -139,12 +139,19 @@ class Smtp(Host):
         self.names = Names(self.loop.time)
         self.arrivals = Arrivals(
             self, self.crowd, self._lookups, self.limited, new_id=self._new_id, open=self._open,
-            most=min(_descriptors_left(), limits.max_conn or CLIENTS_MAX))
+            most=self._most(limits.max_conn))
         self._want_msgids()
         if self.server_tls.contexts:
             self._report_daily()
         self.serving = True
         self._listen()
+
+    def _most(self, wanted: int) -> int:
+        """How many clients at once, if so many are wanted; 0 is no wish."""
+        left = _descriptors_left()
+        if left < (wanted or CLIENTS_FEW):
+            self.log(logline.SMTP_FEW_FILES.format(count=left), Level.ERR)
+        return min(left, wanted or CLIENTS_MAX)
 
     def _listen(self) -> None:
         for index, sock in self.sockets.items():
@@ -198,6 +205,9 @@ class Smtp(Host):
         client.begin()
 
     # what clients need
+
+    def secure(self, client: Client) -> None:
+        self.crowd.secure(client)
 
     def weigh(self, client: Client, held: int) -> None:
         self.crowd.weigh(client, held)

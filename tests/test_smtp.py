@@ -13,6 +13,7 @@ from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
 from pysmtpd.conf.config import ClientLimits, Config, Limits, Listener, Rate
 from pysmtpd.imsg import Message
+from pysmtpd.inbound.crowd import TLS_SHARE
 from pysmtpd.messages import (
     BODY_WINDOW,
     BodyCredit,
@@ -518,3 +519,30 @@ def test_a_session_that_ends_leaves_nothing(house: House) -> None:
     assert house.hear(client) == b""
     assert house.smtp.crowd.clients == {}
     assert house.smtp.stats.values["smtp.session"] == 0
+
+
+def test_clients_with_tls_count_for_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a flood of them is turned away before memory is gone."""
+    monkeypatch.setattr("pysmtpd.inbound.arrivals.CLIENTS_MAX", TLS_SHARE + 1)
+    house.smtp.arrivals.most = 4
+    first, second = house.greet(), house.greet()
+    one = next(iter(house.smtp.crowd.clients.values()))
+    house.smtp.secure(one)
+    house.smtp.secure(one)
+    assert house.smtp.crowd.worth == TLS_SHARE + 1
+    assert house.hear(house.call()).startswith(b"421 4.3.2 ")
+    one.end()
+    assert house.smtp.crowd.worth == 1
+    house.greet()
+    assert first.fileno() != second.fileno()
+
+
+@pytest.mark.parametrize(("limit", "told"), [(200, True), (4000, False)])
+def test_where_few_files_may_be_open_the_log_says_so(
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], limit: int, told: bool) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _what: (limit, limit))
+    house = House()
+    assert 16 <= house.smtp.arrivals.most < limit
+    house.smtp._log.flush()
+    house.close()
+    assert ("connections at once: the limit of open files" in capfd.readouterr().err) is told

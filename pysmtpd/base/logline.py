@@ -36,6 +36,8 @@ SMTP_XFORWARD = "{id:016x} smtp xforward msgid={msgid:08x} {said}"  # ours
 SMTP_LIMITED = "{id:016x} smtp limited address={address} limit={limit}"  # ours: fail2ban
 SMTP_OVERLOAD = "warn: smtp: clients hold {size} octets: those who hold most hear 421, {count} sessions end"  # ours
 SMTP_TOO_MANY = "warn: smtp: {count} sessions: further connections hear 421"  # ours
+SMTP_FEW_FILES = ("warn: smtp: at most {count} connections at once: the limit of open files (ulimit -Hn, LimitNOFILE=) "
+                  "allows no more")  # ours
 SMTP_DISCONNECTED = "{id:016x} smtp disconnected reason={reason}"
 
 # the relay

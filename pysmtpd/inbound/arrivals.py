@@ -20,6 +20,7 @@ from pysmtpd.session.client_limits import REFUSALS
 from pysmtpd.session.proxy import ProxyHeader
 
 PROXY_TIMEOUT = 30.0               # seconds for its header
+CLIENTS_MAX = 32768                # connections, or fewer that speak TLS, if there are descriptors for so many
 TOO_MANY_EVERY = 60.0              # seconds between two lines in the log that say so
 
 Open = Callable[[socket.socket, Door, str, bool], object]
@@ -58,7 +59,8 @@ class Arrivals:
     @property
     def full(self) -> bool:
         """Whether there is no room for one more."""
-        return len(self._crowd.clients) + len(self.preambles) >= self.most
+        return (len(self._crowd.clients) + len(self.preambles) >= self.most
+                or self._crowd.worth >= max(CLIENTS_MAX, self.most))
 
     def close(self) -> None:
         """The daemon stops."""

@@ -11,7 +11,7 @@ from pysmtpd.messages import BODY_WINDOW, SmtpBody, SmtpMessageCommitted
 from pysmtpd.privsep.ioev import Io
 from pysmtpd.privsep.mproc import Peer
 from pysmtpd.privsep.process import Process
-from pysmtpd.privsep.tls import TlsInfo
+from pysmtpd.privsep.tls import TlsContext, TlsInfo
 from pysmtpd.session.effects import Admit, Ask, AuthFailed, Body, Close, Count, Effect, Log, Send, StartTls, Wait
 from pysmtpd.session.smtp_session import SmtpSession
 
@@ -37,6 +37,10 @@ class Host(Process):
         """The client is at another address now; it is answered whether it may be."""
         raise NotImplementedError
 
+    def secure(self, client: "Client") -> None:
+        """The client begins to speak TLS."""
+        raise NotImplementedError
+
     def weigh(self, client: "Client", held: int) -> None:
         """The client holds so many octets now."""
         raise NotImplementedError
@@ -53,7 +57,8 @@ class Host(Process):
 class Client:
     """A socket and its session."""
 
-    __slots__ = ("address", "counted", "credit", "door", "held", "id", "io", "process", "session", "started")
+    __slots__ = ("address", "counted", "credit", "door", "held", "id", "io", "process", "secured", "session",
+                 "started")
 
     def __init__(self, process: Host, sock: socket.socket, door: Door, session: SmtpSession, sid: int,
                  address: str, *, counted: bool = False) -> None:
@@ -66,6 +71,7 @@ class Client:
         self.credit = BODY_WINDOW
         self.held = 0              # octets, as far as was looked
         self.counted = counted
+        self.secured = False
         self.started = False
         self.io = Io(process, sock, self, SESSION_TIMEOUT)
 
@@ -73,9 +79,13 @@ class Client:
         """Greet, or first shake hands."""
         if self.door.listener.tls is Tls.SMTPS and self.door.context is not None:
             self.process.stats.add("smtp.smtps")
-            self.io.start_tls(self.door.context, server=True)
+            self._secure(self.door.context)
         else:
             self._start()
+
+    def _secure(self, context: TlsContext) -> None:
+        self.process.secure(self)
+        self.io.start_tls(context, server=True)
 
     def _start(self) -> None:
         self.started = True
@@ -152,7 +162,7 @@ class Client:
     def _control(self, effect: StartTls | Close | Wait | Admit) -> None:
         if isinstance(effect, StartTls):
             assert self.door.context is not None
-            self.io.start_tls(self.door.context, server=True)
+            self._secure(self.door.context)
         elif isinstance(effect, Close):
             self.io.set_timeout(CLOSE_TIMEOUT)
             self.io.close()

@@ -5,6 +5,7 @@ from pysmtpd.base.logline import Level
 from pysmtpd.inbound.client import QUEUE_BACKLOG_MAX, Client, Host
 
 HELD_MAX = 128 * 1024 * 1024       # octets kept for all clients: unanswered commands, unfinished headers, replies
+TLS_SHARE = 4                      # clients' worth of memory, roughly, that one with TLS takes: 25 KB, not 3
 HELD_LOW = HELD_MAX // 8 * 7       # and down to what, when those who hold most have to go
 
 
@@ -14,6 +15,7 @@ class Crowd:
     def __init__(self, process: Host) -> None:
         self.clients: dict[int, Client] = {}
         self.held = 0              # octets, by all of them
+        self.secured = 0           # how many speak TLS
         self._process = process
         self._choked: dict[int, Client] = {}
 
@@ -26,7 +28,18 @@ class Crowd:
             return False
         self.held -= client.held
         client.held = 0
+        self.secured -= client.secured
         return True
+
+    def secure(self, client: Client) -> None:
+        """It begins to speak TLS."""
+        self.secured += not client.secured
+        client.secured = True
+
+    @property
+    def worth(self) -> int:
+        """How many clients without TLS would take as much memory."""
+        return len(self.clients) + (TLS_SHARE - 1) * self.secured
 
     def weigh(self, client: Client, held: int) -> None:
         """It holds so many octets now."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 READ_SIZE = 65536
 _BUFFER = memoryview(bytearray(READ_SIZE))
+HANDSHAKE_TIMEOUT = 60.0           # seconds for all of a client's handshake, however busy it is
 BACKLOG_MAX = 4 * 1024 * 1024      # octets queued for a peer that does not read
 
 
@@ -200,7 +201,8 @@ class Io:
         except OSError as error:
             self._fail(error)
             return
-        self.deadline = monotonic() + self._timeout
+        if self._tls is None or self._tls.ready:
+            self.deadline = monotonic() + self._timeout
         if self._process.traces and self._process.traces & Trace.IO:
             self._process.trace(Trace.IO, f"fd {self._fd} read {size}")
         if not size:
@@ -343,6 +345,7 @@ class Io:
         context, server, name = self._tls_next
         self._tls_next = None
         self._tls = tls.TlsLayer(context, server=server, name=name)
+        self.deadline = monotonic() + (min(HANDSHAKE_TIMEOUT, self._timeout) if server else self._timeout)
         self.resume()
         if not server:
             self._tls_feed(b"")
@@ -360,6 +363,7 @@ class Io:
             self._fail(f"TLS: {error}")
             return
         if layer.ready and not was_ready:
+            self.deadline = monotonic() + self._timeout
             info = layer.info()
             self._tell(lambda: self._handler.io_tls(info))
         for piece in plain:

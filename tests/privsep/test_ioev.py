@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import pytest
 import trustme
 
-from pysmtpd.privsep.ioev import Io, dial
+from pysmtpd.privsep.ioev import HANDSHAKE_TIMEOUT, Io, dial
 from pysmtpd.privsep.tls import TlsInfo
 from pysmtpd.privsep.tls_context import client_context, server_context
 from tests.support.certificates import ca_of, pair_of
@@ -222,3 +223,22 @@ def test_what_a_turn_says_under_tls_leaves_in_one_piece_and_before_the_end(bench
     bench.until(lambda: "eof" in bench.theirs.events)
     assert pieces == [b"one ", b"two"]
     assert bench.a.closed and bench.a.backlog == 0
+
+
+def test_a_client_that_never_finishes_its_handshake_has_a_minute(bench: Bench) -> None:
+    """However busy it is: each octet of other clients is time."""
+    bench.a.start_tls(server_context([pair_of(trustme.CA(), "mx.example.org")]), server=True)
+    end = bench.a.deadline
+    assert 0 < end - time.monotonic() <= HANDSHAKE_TIMEOUT
+    for _ in range(3):
+        bench.b.write(b"\x16")
+        bench.loop.run_until_complete(asyncio.sleep(0.01))
+    assert bench.a.deadline == end
+    bench.a.deadline = 0.0
+    bench.until(lambda: "timeout" in bench.ours.events)
+
+
+def test_after_the_handshake_time_is_counted_as_before(bench: Bench) -> None:
+    bench.a.set_timeout(300.0)
+    secured(bench)
+    assert bench.a.deadline - time.monotonic() > HANDSHAKE_TIMEOUT
