@@ -38,6 +38,7 @@ SMTP_OVERLOAD = "warn: smtp: clients hold {size} octets: those who hold most hea
 SMTP_TOO_MANY = "warn: smtp: {count} sessions: further connections hear 421"  # ours
 SMTP_FEW_FILES = ("warn: smtp: at most {count} connections at once: the limit of open files (ulimit -Hn, LimitNOFILE=) "
                   "allows no more")  # ours
+SMTP_TLS_FAILED = '{id:016x} smtp tls-failed address={address} reason="{reason}"'  # ours
 SMTP_DISCONNECTED = "{id:016x} smtp disconnected reason={reason}"
 
 # the relay

@@ -25,8 +25,9 @@ TURN_MAX = 128                     # steps before other clients have their turn
 class Conversation:
     """One client: its bytes, our effects, and what is being waited for."""
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, address: str) -> None:
         self.id = id
+        self._address = address
         self.closed = False
         self.secure = False
         self._now = 0
@@ -75,6 +76,8 @@ class Conversation:
         """Nothing happened for too long."""
         self._now = now
         if not self.closed:
+            if self._shaking:
+                self._tls_failed("timeout")
             self._hang_up(None if self._shaking else reply.R421_TIMEOUT, "timeout")
         return self._done()
 
@@ -83,14 +86,17 @@ class Conversation:
         self._now = now
         self._eof = True
         if self._shaking and not self.closed:
-            self._end("tls-accept-failed")
+            self._tls_broke("unexpected end")
         return self._run()
 
     def error(self, text: str, now: int) -> list[Effect]:
         """The connection broke.  A message whose commit is under way is still the queue's to keep."""
         self._now = now
         if not self.closed:
-            self._end("tls-accept-failed" if self._shaking else f'"io-error: {vis(text.encode())}"')
+            if self._shaking:
+                self._tls_broke(text)
+            else:
+                self._end(f'"io-error: {vis(text.encode())}"')
         return self._done()
 
     def shed(self, now: int) -> list[Effect]:
@@ -174,6 +180,15 @@ class Conversation:
         if text is not None:
             self._send(text)
         self._end(reason)
+
+    def _tls_broke(self, why: str) -> None:
+        self._tls_failed(why.removeprefix("TLS: "))
+        self._end("tls-accept-failed")
+
+    def _tls_failed(self, why: str) -> None:
+        """smtps has not told yet who connected."""
+        self._log(logline.SMTP_TLS_FAILED.format(
+            id=self.id, address=logline.address_text(self._address), reason=vis(why.encode())))
 
     def _end(self, reason: str) -> None:
         """The session is over."""

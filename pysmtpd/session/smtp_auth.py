@@ -27,10 +27,9 @@ class Authentication(Conversation):
 
     def __init__(self, id: int, listener: Listener, address: str, random: Callable[[int], int],
                  may_log_in: Callable[[str], bool]) -> None:
-        super().__init__(id)
+        super().__init__(id, address)
         self._may_log_in = may_log_in
         self._listener = listener
-        self._address = address
         self._random = random
         self._identities: list[str] = []   # of the client's verified certificate
         self._authenticated = False

@@ -74,11 +74,16 @@ def test_failed_handshakes() -> None:
     assert found.session.receive(b"MAIL FROM:<>\r\n", 0) == []
     assert len(found.session._lines) == 0
     effects = found.session.error("TLS: no shared cipher", 0)
-    assert logs(effects) == ["smtp disconnected reason=tls-accept-failed"]
+    assert logs(effects) == ['smtp tls-failed address=192.0.2.10 reason="no shared cipher"',
+                             "smtp disconnected reason=tls-accept-failed"]
     assert sent(effects) == b""
     smtps = Listener(address="192.0.2.1", port=465, tls=Tls.SMTPS)
     session = chat.Player(chat.Chat(smtps, SessionSettings("mx"), "192.0.2.10", False, [])).session
-    assert logs(session.eof(0)) == ["smtp disconnected reason=tls-accept-failed"]
+    assert logs(session.eof(0)) == ['smtp tls-failed address=192.0.2.10 reason="unexpected end"',
+                                    "smtp disconnected reason=tls-accept-failed"]
+    session = chat.Player(chat.Chat(smtps, SessionSettings("mx"), "2001:db8::1", False, [])).session
+    assert logs(session.timeout(0)) == ['smtp tls-failed address=[2001:db8::1] reason="timeout"',
+                                        "smtp disconnected reason=timeout"]
 
 
 def test_smtps_shakes_hands_first() -> None:
