@@ -6,6 +6,7 @@ from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.lexer import Kind, Token
 
 _DOING = frozenset({"accept", "deliver", "relay", "mbox", "maildir", "lmtp", "mda", "forward-only", "expand-only"})
+_TEMPLATES = ("{{", "{%", "<%")     # of Jinja and Go, and of ERB
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"   # quotation marks
 
 
@@ -13,7 +14,9 @@ def hints(token: Token, before: Token | None, want: Collection[str]) -> Iterator
     """Notes for a token that stands where one of ``want`` should."""
     in_match = "action" in want and "reject" in want
     in_relay = "helo-src" in want
-    if token.kind is Kind.MARK and token.text in _TYPOGRAPHIC:
+    if token.kind is Kind.MARK and token.file.text[token.start : token.start + 2] in _TEMPLATES:
+        yield "this file is a template, which something must fill in before it is smtpd.conf"
+    elif token.kind is Kind.MARK and token.text in _TYPOGRAPHIC:
         yield 'write " for this quotation mark'
     elif token.is_mark(",") and in_match and before is not None and before.kind in (Kind.WORD, Kind.QUOTED):
         yield f"several values stand between braces: {{ {shown(before.text)}, ... }}"

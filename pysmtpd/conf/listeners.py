@@ -1,6 +1,7 @@
 """From ``listen on`` to addresses."""
 
 import ipaddress
+from collections.abc import Iterator
 
 from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
@@ -11,6 +12,7 @@ from pysmtpd.conf.values import host_name
 EVERYWHERE = ("0.0.0.0", "::")
 SMTP_PORT = 25
 SMTPS_PORT = 465
+INTERFACES_MAX = 8                 # that an error names
 
 
 class Listeners:
@@ -83,10 +85,10 @@ class Listeners:
             return []
         if not found:
             near = did_you_mean(token.text, self._interfaces)
-            brackets = ["an IPv6 address stands here without brackets"] if token.text.startswith("[") else []
             self._draft.errors.append(about(
                 token, f"invalid virtual ip or interface: {shown(token.text)}{near}",
-                [*brackets, "expected the name of an interface, an address of this machine, or all"],
+                [*_where_hints(token.text), "expected the name of an interface, an address of this machine, or all",
+                 f"the interfaces here: {', '.join([*self._interfaces][:INTERFACES_MAX])}"],
             ))
             return []
         wanted = {"inet4": False, "inet6": True}.get(listen.family)
@@ -113,6 +115,17 @@ class Listeners:
             return []
         # A name without a dot that nobody knows here was meant to be an interface.
         return [] if found is None and "." not in text else found
+
+
+def _where_hints(text: str) -> Iterator[str]:
+    """What was probably meant by something that is neither an interface nor an address."""
+    address, colon, port = text.rpartition(":")
+    if text == "egress":
+        yield "egress is a group of interfaces, which OpenBSD alone has: name the interface, or its address"
+    elif colon and port.isdigit() and (_literal(address) or _literal(address.strip("[]")) or "." in address):
+        yield f"the port stands behind the word port: listen on {address.strip('[]')} port {port}"
+    elif text.startswith("["):
+        yield "an IPv6 address stands here without brackets"
 
 
 def _literal(text: str) -> str:
