@@ -270,6 +270,7 @@ _KINDS: Mapping[str, Callable[[Criterion, Tables], Test]] = {
 
 # Of which facts it is found at once in which tables they are, when there are many: the keys.
 _FOUND_AT_ONCE: Mapping[str, tuple[Service, Callable[[Facts], Sequence[str]]]] = {
+    "from": (Service.NETADDR, lambda facts: (facts.source,)),
     "for": (Service.DOMAIN, lambda facts: (facts.domain, facts.literal) if facts.literal else (facts.domain,)),
     "helo": (Service.DOMAIN, lambda facts: (facts.helo,)),
     "from-rdns": (Service.DOMAIN, lambda facts: (facts.hostname,) if facts.hostname != UNKNOWN else ()),

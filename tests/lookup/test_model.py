@@ -1,8 +1,10 @@
 """Rules and expansion against a model in plain Python: random rules, tables, aliases and addresses."""
 
+import asyncio
 import ipaddress
 import re
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,11 +13,14 @@ from hypothesis import strategies as st
 
 from pysmtpd.base.envelope import Agent
 from pysmtpd.conf.config import Action, Criterion, Method, Rule
-from pysmtpd.lookup.memo import Memo
+from pysmtpd.lookup.memo import Memo, Pending
 from pysmtpd.lookup.ruleset import Ruleset
-from pysmtpd.lookup.table import Tables
+from pysmtpd.lookup.table import AnyTable, Tables
+from pysmtpd.lookup.table_db import DbTable
 from pysmtpd.lookup.table_file import FileTable
+from pysmtpd.lookup.table_slow import Answer, Question, SlowTable
 from pysmtpd.lookup.table_static import StaticTable
+from pysmtpd.maps import cdb
 from tests.lookup.made import BUILT_IN, FOR_LOCAL, FROM_ANY, criterion, envelope, expander, facts, rule, static
 
 # --- the model of rules: every comparison in its most obvious form ---------------------------------------
@@ -256,37 +261,104 @@ def test_virtual_users_do_what_the_model_does(virtual: dict[str, list[str]], rcp
 # --- speed -----------------------------------------------------------------------------------------------
 
 
-def _best(count: int, bound: float, kind: str = "for", entry: str = "*.d{}.example") -> float:
-    """Seconds of processor time for a recipient that the last of so many rules sends to the last of many aliases."""
-    aliases, users = StaticTable("aliases"), static("users", bob="1000:1000:/home/bob")
-    aliases.fill((f"alias{number}", "bob") for number in range(100_000))
+ALIASES = 100_000
+_WORK = 230e-6                     # seconds of a machine that the bounds are for
+
+
+def _slowness() -> float:
+    """How many times slower than that machine this one is just now, and at least 1."""
+    best = 9.0
+    for _ in range(10):
+        start, made = time.process_time(), {}
+        for number in range(2000):
+            made[f"k{number % 97}"] = (number, number + 1)
+        best = min(best, time.process_time() - start)
+    return max(1.0, best / _WORK)
+
+
+class _Slow(SlowTable):
+    """A program, of which only our own work counts."""
+
+    async def ask(self, question: Question) -> Answer:
+        return "bob"
+
+
+def _aliases(backend: str, where: Path) -> AnyTable:
+    """So many aliases."""
+    entries = {f"alias{number}": "bob" for number in range(ALIASES)}
+    path = where / "aliases"
+    if backend == "slow":
+        return _Slow("aliases", "proc")
+    if backend == "static":
+        table = StaticTable("aliases")
+        table.fill(entries.items())
+        return table
+    if backend == "file":
+        path.write_text("".join(f"{key}: {value}\n" for key, value in entries.items()))
+        file = FileTable("aliases", str(path))
+        file.reload()
+        return file
+    *pieces, header = cdb.build((key.encode(), value.encode()) for key, value in entries.items())
+    path.write_bytes(header + b"".join(pieces)[len(header):])
+    return DbTable("aliases", str(path))
+
+
+def _costs(aliases: AnyTable, count: int, bound: float, kind: str = "for", entry: str = "*.d{}.example") -> bool:
+    """Whether a recipient that the last of so many rules sends to the last of many aliases costs less than bound
+    seconds of processor time."""
+    users = static("users", bob="1000:1000:/home/bob")
     names = [entry.format(number) for number in range(count - 1)]
     customers = [static(f"d{number}", name.replace("*.", ""), name) for number, name in enumerate(names)]
     rules = [rule(FROM_ANY, criterion(kind, table.name), action="local") for table in customers]
     action = Action(name="local", method=Method.MAILDIR, alias="aliases", userbase="users")
     expanding = expander(*rules, rule(FROM_ANY, FOR_LOCAL, action="local"), actions=(action,),
                          tables=(aliases, users, *customers))
-    asked = envelope("alias99999@localhost")
-    best = 9.0
-    for _ in range(50):
-        start = time.process_time()
-        expanded = expanding.expansion(asked, tls=False, local=False).run(Memo())
-        best = min(best, time.process_time() - start)
-        if best < bound:
-            break
-    assert [each.user for each in expanded.envelopes] == ["bob"]
-    return best
+    asked = envelope(f"alias{ALIASES - 1}@localhost")
+
+    async def measured() -> float:
+        start, memo = time.process_time(), Memo()
+        expansion = expanding.expansion(asked, tls=False, local=False)
+        try:
+            expanded = memo.run(expansion.run)
+        except Pending as pending:
+            expanded = await memo.settle(expansion.run, pending)
+        assert [each.user for each in expanded.envelopes] == ["bob"]
+        return time.process_time() - start
+
+    async def some_is_below() -> bool:
+        # One of many: on a busy machine the others were disturbed.
+        for _ in range(20):
+            allowed = bound * _slowness()
+            if min([await measured() for _ in range(20)]) < allowed:
+                return True
+        return False
+
+    return asyncio.run(some_is_below())
 
 
-def test_a_recipient_costs_little_however_large_the_tables_are() -> None:
-    assert _best(10, 100e-6) < 100e-6
-    assert _best(1000, 1e-3) < 1e-3
+@pytest.mark.parametrize("backend", ["static", "file", "db", "slow"])
+def test_a_recipient_costs_little_however_large_the_tables_are(backend: str, tmp_path: Path) -> None:
+    aliases = _aliases(backend, tmp_path)
+    assert _costs(aliases, 10, 100e-6)
+    assert _costs(aliases, 1000, 1e-3)
 
 
 @pytest.mark.parametrize("kind, entry", [("mail-from", "@*.s{}.example"), ("rcpt-to", "u{}@example.org"),
                                          ("helo", "*.h{}.example"), ("from", "2001:db8:{}::/48")])
 def test_nor_does_a_rule_for_each_of_many_senders_recipients_or_clients(kind: str, entry: str) -> None:
-    assert _best(1000, 1e-3, kind, entry) < 1e-3
+    assert _costs(_Slow("aliases", "proc"), 1000, 1e-3, kind, entry)
+
+
+@pytest.mark.parametrize("name", ["<localhost>", "<localnames>"])
+def test_what_is_local_may_change(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pysmtpd.lookup.ruleset.MANY", 1)
+    local = static(name, "192.0.2.1")
+    kind = "from" if name == "<localhost>" else "for"
+    ruleset = Ruleset([rule(criterion(kind, name), action="x")], Tables([local]))
+    asked = facts("bob@[192.0.2.2]", source="192.0.2.2")
+    assert ruleset.evaluate(asked).rule is None
+    local.fill([("192.0.2.2", "")])
+    assert ruleset.evaluate(asked).rule is not None
 
 
 def test_a_table_of_domains_that_changes_is_read_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
