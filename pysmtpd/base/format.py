@@ -207,7 +207,7 @@ def _specifier(token: str, names: frozenset[str]) -> Specifier:
     name = match[1].lower()
     if name not in names:
         raise _wrong(f"there is no %{{{match[1]}}} here, but {', '.join(sorted(names))}")
-    modifiers = tuple(word.strip().lower() for word in match[3].split("|")) if match[3] is not None else ()
+    modifiers = tuple(word.lower() for word in match[3].split("|")) if match[3] is not None else ()
     for word in modifiers:
         if word not in _MODIFIERS:
             raise _wrong(f"%{{{token}}}: there is no modifier {word or '(empty)'}")
