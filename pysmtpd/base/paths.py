@@ -49,9 +49,10 @@ def under(state_dir: str) -> Paths:
 
 def state_dir_of(environ: Mapping[str, str]) -> str:
     """A user's own state directory: $PYSMTPD_STATE_DIR, else $XDG_STATE_HOME/pysmtpd, else
-    ~/.local/state/pysmtpd.  Empty when there is no home either."""
+    ~/.local/state/pysmtpd.  Empty when there is no home either.  A relative $XDG_STATE_HOME is not valid, says its
+    specification: daemon and smtpctl would take it for different places."""
     if environ.get("PYSMTPD_STATE_DIR"):
         return environ["PYSMTPD_STATE_DIR"]
-    if environ.get("XDG_STATE_HOME"):
+    if environ.get("XDG_STATE_HOME", "").startswith("/"):
         return f"{environ['XDG_STATE_HOME']}/pysmtpd"
     return f"{environ['HOME']}/.local/state/pysmtpd" if environ.get("HOME") else ""

@@ -4,15 +4,19 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 
 from pysmtpd.privsep.mproc import refuse_descriptors
 from pysmtpd.privsep.startup import StartError
 
 BACKLOG = 511
+SOCKET_PATH_MAX = 107 if sys.platform == "linux" else 103   # octets (unix(7))
 
 
 def control_socket(path: str) -> socket.socket:
     """The control socket.  A file left behind is removed only after nobody answered on it."""
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise StartError(f"{path}: longer than the {SOCKET_PATH_MAX} octets that the path of a socket may have")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

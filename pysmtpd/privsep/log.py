@@ -31,6 +31,7 @@ KEPT_MAX = 4096                    # likewise of those that wait for a syslogd
 ASK_AGAIN = 1.0                    # seconds between two questions for one
 SEND_AGAIN = 0.005                 # seconds until one that does not keep up is sent more: some take ten lines at once
 STUCK = 0.1                        # likewise when it took nothing
+NOBODY = 10.0                      # seconds until it is looked whether there is one, though nothing is said
 LAST_WAIT = 0.5                    # seconds for the last lines of a process
 FILE_MODE = 0o640
 
@@ -94,6 +95,7 @@ class Log:
         self._asked = -ASK_AGAIN       # when on_lost was called last
         self._later: Callable[[float, Callable[[], None]], object] | None = None
         self._pushing = False          # soon, by the loop
+        self._waiting = False          # for a syslogd, likewise
         self.on_lost: Callable[[], None] = lambda: None
 
     @property
@@ -211,9 +213,17 @@ class Log:
             if now - self._asked >= ASK_AGAIN:
                 self._asked = now
                 self.on_lost()
+            if self._syslog is None and self._later is not None and not self._waiting:
+                self._waiting = True
+                self._later(NOBODY, self._look)
         elif self._later is not None:
             self._pushing = True
             self._later(pause, self._push)
+
+    def _look(self) -> None:
+        self._waiting = False
+        if self._kept and not self._pushing:
+            self._push()
 
     def _sent(self, datagram: bytes) -> bool:
         """False when nobody takes it now."""

@@ -124,7 +124,7 @@ def prepare_spool(paths: Paths, who: Identities) -> None:
 
 def _prepare(paths: Paths, who: Identities) -> None:
     if who.privileged:
-        if not os.path.isdir(paths.spool):
+        if not os.path.lexists(paths.spool):
             raise StartError(_mend(paths.spool, "is missing", f"install -d -o root -g root -m 0711 {paths.spool}"))
         _check(paths.spool, 0, 0o711)
         _make(paths.queue, who.smtpq_uid, who.smtpq_gid, 0o700)

@@ -218,6 +218,22 @@ class Bodies:
             # Nothing names it any more, and the next start sweeps it.
             return
 
+    def set_aside(self, place: str) -> str:
+        """Where the files of messages were moved to, for the database that names them is not there; empty: there were
+        none.  What is left of a copy that went wrong is not ours to delete."""
+        try:
+            if not any(parse_msgid(name) is not None for name in os.listdir(self.directory)):
+                return ""
+            number = 1
+            while os.path.lexists(f"{place}.{number}"):
+                number += 1
+            self.disk.rename(self.directory, f"{place}.{number}")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise SpoolError(f"{self.directory}: {error.strerror}") from None
+        return f"{place}.{number}"
+
     def sweep(self, wanted: Iterable[int]) -> tuple[int, list[int]]:
         """Remove every file of ours that no message names; returns how many, and the messages without a file."""
         missing, removed = set(wanted), 0

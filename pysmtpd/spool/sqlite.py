@@ -45,6 +45,7 @@ class SqliteSpool:
         self.warnings: list[str] = []  # what the operator should hear of
         self._path = f"{directory}/spool.db"
         self._settled = False
+        self._new = False          # the database: there was none
         self._quarantined: set[int] = set()
         self._create()
         try:
@@ -54,6 +55,8 @@ class SqliteSpool:
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
             raise SpoolError(f"{self._path}: {error}") from None
+        if self._new and (lost := self.bodies.set_aside(f"{directory}/lost")):
+            self.warnings.append(f"warn: queue: {self._path} is new, but there were bodies: moved to {lost}")
         self._files = {row[0] for row in self._read("SELECT msgid FROM message WHERE file = 1")}
         swept, missing = self.bodies.sweep(self._files)
         if swept:
@@ -85,6 +88,7 @@ class SqliteSpool:
     def _prepare(self, first_msgid: int) -> None:
         execute = self._writer.execute
         version = self._check_identity()
+        self._new = version == 0
         # The empty database is made without syncs and synced as a whole by _settle(): a disk that cannot sync
         # refuses mail, not the start.
         execute("PRAGMA synchronous = OFF")

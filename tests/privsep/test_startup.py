@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pysmtpd.base.paths import Paths, under
-from pysmtpd.privsep import startup
+from pysmtpd.privsep import listen, startup
 from pysmtpd.privsep.startup import Identities, StartError
 
 ME = Identities(os.geteuid(), os.getegid(), os.geteuid(), os.getegid(), "me")
@@ -55,6 +55,18 @@ def test_a_missing_system_spool_is_refused(spool: Paths) -> None:
     who = Identities(65534, 65534, 65533, 65533, "")
     with pytest.raises(StartError, match="install -d -o root -g root -m 0711"):
         startup.prepare_spool(spool, who)
+
+
+@ROOT
+def test_a_file_is_no_missing_directory(spool: Paths) -> None:
+    Path(spool.spool).touch()
+    with pytest.raises(StartError, match="is not a directory"):
+        startup.prepare_spool(spool, Identities(65534, 65534, 65533, 65533, ""))
+
+
+def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"longer than the 10[37] octets"):
+        listen.control_socket(f"{tmp_path}/{'x' * 100}/smtpd.sock")
 
 
 @ROOT
@@ -158,6 +170,7 @@ def test_state_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     assert startup.find_paths("", {"PYSMTPD_STATE_DIR": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}).spool == "/a"
     assert startup.find_paths("", {"XDG_STATE_HOME": "/b", "HOME": "/c"}).spool == "/b/pysmtpd"
     assert startup.find_paths("", {"HOME": "/c"}).spool == "/c/.local/state/pysmtpd"
+    assert startup.find_paths("", {"XDG_STATE_HOME": "b", "HOME": "/c"}).spool == "/c/.local/state/pysmtpd"
     assert startup.find_paths("/d", {"HOME": "/c"}) == Paths("/d", "/d/smtpd.sock")
     with pytest.raises(StartError, match="--state-dir"):
         startup.find_paths("", {})

@@ -257,3 +257,30 @@ def test_room_counts_what_can_be_used_again(tmp_path: Path) -> None:
     spool.apply([Change(delete=[1 << 32 | 1])])
     assert spool.room() >= before + 90_000
     spool.close()
+
+
+def test_bodies_whose_database_is_gone_are_not_swept(tmp_path: Path) -> None:
+    """Put back from a copy without spool.db, or by mistake in the wrong order: nothing of it may be lost by a start."""
+    for number in (1, 2):
+        bodies = tmp_path / "bodies"
+        bodies.mkdir()
+        (bodies / "0000abcd").write_bytes(b"mail")
+        (bodies / "tmp.1").write_bytes(b"rest")
+        spool = SqliteSpool(str(tmp_path), 1)
+        spool.close()
+        lost = tmp_path / f"lost.{number}"
+        assert spool.warnings == [
+            f"warn: queue: {tmp_path}/spool.db is new, but there were bodies: moved to {lost}"]
+        assert (lost / "0000abcd").read_bytes() == b"mail"
+        assert list(bodies.iterdir()) == []
+        bodies.rmdir()
+        for file in tmp_path.glob("spool.db*"):
+            file.unlink()
+
+
+def test_what_no_message_names_is_swept(tmp_path: Path) -> None:
+    SqliteSpool(str(tmp_path), 1).close()
+    (tmp_path / "bodies" / "0000abcd").write_bytes(b"mail")
+    spool = SqliteSpool(str(tmp_path), 1)
+    spool.close()
+    assert spool.warnings == ["info: queue: 1 unreferenced bodies removed"]
