@@ -32,7 +32,8 @@ from pysmtpd.spool.writer import Writer
 
 PAGE = 500                         # envelopes changed in one commit
 LISTED_MAX = 64                    # envelopes in one QueueListed
-FAILED = "the spool cannot be {what}: {count} done, see the log"
+UNREADABLE = "the spool cannot be read; see the log"
+STOPPED = "the spool cannot be written; {count} done, see the log"
 
 
 class Asker(Protocol):
@@ -96,15 +97,15 @@ class Commands:
         try:
             found = reader.load_each([ask.evpid]) if ask.evpid else reader.walk(ask.msgid, after, PAGE)
         except SpoolError as error:
-            self._unreadable(peer, ask.reqid, error, count)
+            self._unreadable(peer, ask.reqid, error)
             return
         last = _last(found) if len(found) == PAGE else None
         self._do(peer, ask, reader.readable(found), count, last)
 
-    def _unreadable(self, peer: Asker, reqid: int, error: SpoolError, count: int = 0) -> None:
+    def _unreadable(self, peer: Asker, reqid: int, error: SpoolError) -> None:
         """Nobody should take a disk that fails for an empty queue."""
         self._queue.reader.failed(error)
-        peer.send(CtlDone(reqid, False, FAILED.format(what="read", count=count)))
+        peer.send(CtlDone(reqid, False, UNREADABLE))
 
     def _do(self, peer: Asker, ask: CtlEnvelopes, found: list[Stored], count: int, last: int | None) -> None:
         """Change a page of envelopes; last: from where to go on."""
@@ -117,7 +118,7 @@ class Commands:
                 ended = [self._changed(stored, new) for stored, (new, _) in changes]
                 self._queue.cancel([flight for flight in ended if flight is not None])
             if not ok:
-                peer.send(CtlDone(ask.reqid, False, FAILED.format(what="written", count=total)))
+                peer.send(CtlDone(ask.reqid, False, STOPPED.format(count=total)))
             elif last is not None:
                 self._page(peer, ask, last, total)
             else:

@@ -249,7 +249,7 @@ def test_a_disk_that_cannot_be_read_is_no_empty_queue(
     for name in ("walk", "load", "message"):
         monkeypatch.setattr(house.queue.backend, name, failing)
     house.say(house.control, ask)
-    assert house.expect(house.control, CtlDone) == CtlDone(4, False, "the spool cannot be read: 0 done, see the log")
+    assert house.expect(house.control, CtlDone) == CtlDone(4, False, "the spool cannot be read; see the log")
     assert house.logged.lines[-1] == "warn: queue: cannot read: Input/output error"
 
 
@@ -272,7 +272,7 @@ def test_a_disk_that_cannot_be_written(house: House, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(house.queue.backend, "apply", once)
     house.say(house.control, CtlEnvelopes(4, REMOVE, 0, 0, 0))
     answer = house.expect(house.control, CtlDone)
-    assert answer == CtlDone(4, False, "the spool cannot be written: 2 done, see the log")
+    assert answer == CtlDone(4, False, "the spool cannot be written; 2 done, see the log")
 
 
 def test_text_of_an_envelope() -> None:
