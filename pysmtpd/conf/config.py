@@ -376,6 +376,7 @@ class Config(Frozen):
     max_deferred: int = 100
     sub_addr_delim: str = "+"               # any of these characters
     smtp_ciphers: str = ""
+    normalize_newlines: bool = False        # ours: bare CR and LF, and NUL, of messages; otherwise refused
     xclient_from: str = ""                  # ours: tables of proxies that may say XCLIENT, and XFORWARD
     xforward_from: str = ""
     smtp_workers: int = 1                   # ours: processes that share the listeners
@@ -414,7 +415,7 @@ VIEWS: dict[Proc, frozenset[str]] = {
     Proc.QUEUE: frozenset({"actions", "queue_ttl", "queue_compression", "queue_key", "warn_intervals"}),
     Proc.SCHEDULER: frozenset({"limits", "warn_intervals"}),
     Proc.SMTP: frozenset({"listeners", "pkis", "cas", "limits", "client_limits", "max_message_size", "smtp_ciphers",
-                          "xclient_from", "xforward_from", "admd"}),
+                          "xclient_from", "xforward_from", "normalize_newlines", "admd"}),
     Proc.MTA: frozenset({"actions", "pkis", "cas", "mta_limits", "max_deferred", "smtp_ciphers"}),
     Proc.MDA: frozenset({"actions", "limits", "wrappers", "sub_addr_delim"}),
 }

@@ -276,8 +276,9 @@ def scheduler(p: Parser, _word: Token) -> None:
 
 def smtp(p: Parser, _word: Token) -> None:
     """smtp = "smtp" ( "limit" smtp-limits | "ciphers" STRING | "max-message-size" size | "sub-addr-delim" STRING
-    | "workers" NUMBER | ( "xclient" | "xforward" ) "from" table )"""
-    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers", "xclient", "xforward")
+    | "workers" NUMBER | ( "xclient" | "xforward" ) "from" table | "bare-newline" ( "reject" | "normalize" ) )"""
+    word = p.must("limit", "ciphers", "max-message-size", "sub-addr-delim", "workers", "xclient", "xforward",
+                  "bare-newline")
     if word.text == "limit":
         grammar_limit.smtp_limits(p)
     elif word.text == "ciphers":
@@ -288,6 +289,8 @@ def smtp(p: Parser, _word: Token) -> None:
         p.draft.settings["max_message_size"] = p.value("a size", size)
     elif word.text == "workers":
         p.draft.settings["smtp_workers"] = p.number("workers", 1, WORKERS_MAX)
+    elif word.text == "bare-newline":
+        p.draft.settings["normalize_newlines"] = p.must("reject", "normalize").text == "normalize"
     elif word.text in ("xclient", "xforward"):
         p.must("from")
         p.draft.settings[f"{word.text}_from"] = grammar_table.table(p, either(f"smtp {word.text} from"))

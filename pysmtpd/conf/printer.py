@@ -135,6 +135,8 @@ def _settings(config: Config) -> Iterator[str]:
     yield _setting(f"smtp sub-addr-delim {quoted(config.sub_addr_delim)}",
                    config.sub_addr_delim == usual.sub_addr_delim)
     yield _ours(f"smtp workers {config.smtp_workers}", config.smtp_workers == usual.smtp_workers)
+    yield _ours(f"smtp bare-newline {'normalize' if config.normalize_newlines else 'reject'}",
+                not config.normalize_newlines)
     yield from (f"smtp {word} from {_table(config, name)}" for word, name in
                 (("xclient", config.xclient_from), ("xforward", config.xforward_from)) if name)
     if config.srs_key is not None:

@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from pysmtpd.base.reply import R550_BARE_NEWLINE, R550_NUL, R554_TOO_BIG, Reply
+from pysmtpd.session.newlines import is_text, normalized
 
 _ARGUMENT = re.compile(r"([0-9]{1,19})(?:[ \t]+(LAST))?", re.IGNORECASE)
 
@@ -28,9 +29,10 @@ def parse_chunk(argument: str) -> Chunk | None:
 class ChunkData:
     """The mail data of one message that comes in chunks."""
 
-    __slots__ = ("_bare", "_carry", "_limit", "_nul", "_size", "last", "left", "may_be_binary")
+    __slots__ = ("_bare", "_carry", "_limit", "_normalize", "_nul", "_size", "last", "left", "may_be_binary")
 
-    def __init__(self, limit: int, *, may_be_binary: bool) -> None:
+    def __init__(self, limit: int, *, may_be_binary: bool, normalize: bool = False) -> None:
+        self._normalize = normalize and not may_be_binary
         self.left = 0              # octets of the chunk that did not come yet
         self.last = False          # it is the last chunk
         self.may_be_binary = may_be_binary
@@ -64,8 +66,20 @@ class ChunkData:
     def feed(self, data: bytes) -> bytes:
         """Octets of the chunk, not more than are left; gives those of the message: none after a fault."""
         self.left -= len(data)
-        self._look(data, end=self.last and not self.left)
+        end = self.last and not self.left
+        if self._normalize:
+            return self._normalized(data, end=end)
+        self._look(data, end=end)
         return data if self.fault is None else b""
+
+    def _normalized(self, data: bytes, *, end: bool) -> bytes:
+        data = self._carry + data
+        self._carry = b""
+        if not end and data.endswith(b"\r"):
+            self._carry, data = b"\r", data[:-1]
+        if self.fault is not None:
+            return b""
+        return data if is_text(data) else normalized(data)
 
     def _look(self, data: bytes, *, end: bool) -> None:
         data = self._carry + data if self._carry else data

@@ -13,11 +13,11 @@ class Incoming:
     __slots__ = ("_data", "_header", "_trace", "_tx")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
-                 masked: bytes = b"", admd: bytes = b"") -> None:
+                 masked: bytes = b"", admd: bytes = b"", *, normalize: bool = False) -> None:
         """``trace`` is our Received field, ``completion``, ``masked`` and ``admd`` as in Header, ``limit`` in
-        octets."""
+        octets; ``normalize``: bare line ends and NULs are made good, not refused."""
         self._tx = tx
-        self._data = MailData(limit)
+        self._data = MailData(limit, normalize=normalize)
         self._header = Header(completion, masked, admd)
         self._trace = trace
         tx.write(trace)
@@ -52,9 +52,9 @@ class Chunked:
     __slots__ = ("_data", "_header", "_trace", "_tx", "size")
 
     def __init__(self, tx: Tx, limit: int, trace: bytes, completion: Completion | None,
-                 masked: bytes = b"", admd: bytes = b"") -> None:
+                 masked: bytes = b"", admd: bytes = b"", *, normalize: bool = False) -> None:
         self._tx = tx
-        self._data = ChunkData(limit, may_be_binary=tx.may_be_binary)
+        self._data = ChunkData(limit, may_be_binary=tx.may_be_binary, normalize=normalize)
         self._header = Header(completion, masked, admd, strict=tx.may_be_binary)
         self.size = 0              # octets of the chunk that is coming
         self._trace = trace

@@ -2,12 +2,14 @@ r"""Mail data (RFC 5321 4.1.1.4) as it arrives: where it ends, its dots, its fau
 
 The end of data is CRLF.CRLF and nothing else.  A message with a bare CR, a bare LF or a NUL is refused,
 but only after its true end was seen, so that no octet of a message is ever read as a command: what
-another server takes for the end of a message, and we do not, stays inside the message we refuse.
+another server takes for the end of a message, and we do not, stays inside the message we refuse.  Where the
+configuration wants them normalized instead, the end and the dots are found first, in the octets as they came.
 
 Everything here is a search over whole buffers, never a walk over lines.
 """
 
 from pysmtpd.base.reply import R550_BARE_NEWLINE, R550_NUL, R554_TOO_BIG, Reply
+from pysmtpd.session.newlines import normalized
 
 END = b"\r\n.\r\n"
 
@@ -15,9 +17,10 @@ END = b"\r\n.\r\n"
 class MailData:
     """The mail data of one message."""
 
-    __slots__ = ("_bare", "_held", "_limit", "_nul", "_skip", "size")
+    __slots__ = ("_bare", "_held", "_limit", "_normalize", "_nul", "_skip", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, normalize: bool = False) -> None:
+        self._normalize = normalize
         self.size = 0              # octets so far, dots unstuffed (RFC 1870 5)
         self._limit = limit
         self._bare = False
@@ -58,13 +61,17 @@ class MailData:
 
     def _accept(self, data: bytes, unstuffed: bytes) -> bytes:
         newlines = data.count(b"\n")
-        if newlines != data.count(b"\r\n") or newlines != data.count(b"\r"):
-            self._bare = True
-        elif b"\0" in data:
-            self._nul = True
+        bare = newlines != data.count(b"\r\n") or newlines != data.count(b"\r")
+        nul = b"\0" in data
         if self._skip and unstuffed:
             unstuffed = unstuffed[self._skip :]
             self._skip = 0
+        if bare or nul:
+            if self._normalize:
+                unstuffed = normalized(unstuffed)
+            else:
+                self._bare |= bare
+                self._nul |= nul
         self.size += len(unstuffed)
         return b"" if self._bare or self._nul or self.size > self._limit else unstuffed
 

@@ -23,6 +23,7 @@ class SessionSettings(NamedTuple):
     xforward_from: str = ""
     admd: str = ""                 # whose results of authentication nobody else may tell; empty: whoever likes may
     patience: Bounds = Bounds()
+    normalize: bool = False        # bare line ends and NULs of messages are made good, not refused
     mechanisms: tuple[str, ...] = MECHANISMS  # of AUTH
 
     @classmethod
@@ -32,7 +33,7 @@ class SessionSettings(NamedTuple):
         return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
                    limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from, config.admd,
                    Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
-                          limits.smtp_error_delay))
+                          limits.smtp_error_delay), config.normalize_newlines)
 
 
 class TlsFacts(NamedTuple):

@@ -172,11 +172,12 @@ class Transactions(Chunking):
 
     def _proceed_data(self, argument: str) -> None:
         assert self._tx is not None
-        self._incoming = Incoming(self._tx, self._settings.max_message_size, *self._fields(self._tx))
+        self._incoming = Incoming(self._tx, self._settings.max_message_size, *self._fields(self._tx),
+                                  normalize=self._settings.normalize)
         self._reply(reply.R354_ENTER_MAIL)
 
     def _chunked(self, tx: Tx) -> Chunked:
-        return Chunked(tx, self._settings.max_message_size, *self._fields(tx))
+        return Chunked(tx, self._settings.max_message_size, *self._fields(tx), normalize=self._settings.normalize)
 
     def _fields(self, tx: Tx) -> tuple[bytes, Completion | None, bytes, bytes]:
         """What comes before the message, what to add to its header, the sender that takes the place of From's, and the
