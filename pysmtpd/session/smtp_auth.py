@@ -86,7 +86,7 @@ class Authentication(Conversation):
         self._mechanism = mechanism
         self._show_step(first=True)
         initial = initial.strip(" ")
-        data = b"" if initial in ("", "=") else _decode(initial.encode("latin-1"))
+        data = b"" if initial in ("", "=") else _decode(initial.encode("utf-8", "surrogateescape"))
         if data is None:
             self._reply(reply.R501_SYNTAX)
             return

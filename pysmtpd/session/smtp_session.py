@@ -78,6 +78,9 @@ class SmtpSession(Proxied):
         self._tls = TlsFacts(text, fingerprint, verified)
         self._identities = list(identities) if verified else []
         self._helo = ""
+        self._forwarded = None
+        if self._proxied:          # a login that a proxy told in clear
+            self._username, self._authenticated = "", False
         self._lines.rest()
         self._shaking = self._pausing = False
         if not self._greeted:
@@ -243,7 +246,7 @@ class SmtpSession(Proxied):
 
     def _check_ehlo(self, argument: str) -> Reply | None:
         if not argument:
-            return reply.R501_EHLO_DOMAIN
+            return reply.R501_LHLO_DOMAIN if self._listener.lmtp else reply.R501_EHLO_DOMAIN
         return None if valid_domain(argument) else reply.R501_DOMAIN
 
     def _proceed_helo(self, argument: str) -> None:
@@ -318,7 +321,7 @@ _ROWS: tuple[Command[SmtpSession], ...] = (
     Command("RSET", SmtpSession._check_bare, FilterPhase.RSET, SmtpSession._proceed_rset),
     Command("QUIT", SmtpSession._check_bare, FilterPhase.QUIT, SmtpSession._proceed_quit),
     Command("NOOP", SmtpSession._check_any, FilterPhase.NOOP, SmtpSession._proceed_noop),
-    Command("HELP", SmtpSession._check_bare, FilterPhase.HELP, SmtpSession._proceed_help),
+    Command("HELP", SmtpSession._check_any, FilterPhase.HELP, SmtpSession._proceed_help),
     Command("XCLIENT", SmtpSession._check_xclient, FilterPhase.NONE, SmtpSession._proceed_xclient),
     Command("XFORWARD", SmtpSession._check_xforward, FilterPhase.NONE, SmtpSession._proceed_xforward),
     Command("WIZ", SmtpSession._check_bare, FilterPhase.NONE, SmtpSession._proceed_wiz),

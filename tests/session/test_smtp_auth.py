@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from pysmtpd.base.ids import MsgId
 from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.messages import AuthChallenge, AuthDone, AuthResult, SmtpAuth, SmtpAuthCancel, SmtpAuthResponse
@@ -89,3 +91,9 @@ def test_nothing_is_left_to_cancel_after_the_end() -> None:
     made.receive(b"AUTH PLAIN AGEAYg==\r\n", 0)
     assert sent(made.answer(AuthDone(7, AuthResult.OK, "a"), 0)) == b"235 2.0.0 Authentication succeeded\r\n"
     assert asked(made.receive(b"QUIT\r\n", 0)) == []
+
+
+@pytest.mark.parametrize("initial", [b"\xff", b"\xc3\xbc", b"\xe2\x80\xa8", b"AGpvZQBz\xed\xb0\x80"])
+def test_octets_beyond_ascii_are_a_syntax_error(initial: bytes) -> None:
+    said = sent(session().receive(b"AUTH PLAIN " + initial + b"\r\nNOOP\r\n", 0))
+    assert said == b"501 5.5.2 Syntax error: Syntax error\r\n250 2.0.0 Ok\r\n"
