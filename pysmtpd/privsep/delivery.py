@@ -1,4 +1,4 @@
-"""What the parent does for deliveries as only root may, and how it judges whether the configuration could ask for it.
+"""What is done for deliveries as only root may, and how the parent judges whether the configuration could ask for it.
 
 A request comes from a process that speaks with strangers, so each is judged as if an enemy had sent it.
 """
@@ -141,3 +141,16 @@ def _failure(error: Exception, path: str) -> NoForward:
         return NoForward(ForwardState.REFUSED, f"{path}: cannot follow symbolic links")
     state = ForwardState.TEMPORARY if error.errno in _FAR else ForwardState.REFUSED
     return NoForward(state, f"{path}: {error.strerror}")
+
+
+def make_mailbox(path: str, uid: int, gid: int) -> None:
+    """A missing mailbox, made as only root may: exclusively, following nothing, for its owner alone."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)

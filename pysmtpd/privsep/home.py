@@ -16,8 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-import setproctitle
-
 from pysmtpd.base import paths
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.text import line_of
@@ -34,9 +32,10 @@ from pysmtpd.messages import (
     HomeTold,
     HomeUser,
 )
-from pysmtpd.privsep import jail, listen
-from pysmtpd.privsep.delivery import NoForward, open_forward
+from pysmtpd.privsep import jail
+from pysmtpd.privsep.delivery import NoForward, make_mailbox, open_forward
 from pysmtpd.privsep.passwd import Passwd
+from pysmtpd.privsep.title import set_title
 
 PARENT_FD = 3
 LIFETIME = 60                      # seconds for one question, should the parent be gone; it waits less
@@ -93,7 +92,7 @@ def _mailbox(reqid: int, user: str, uid: int, find: Find) -> HomeTold:
         if entry is not None and entry.pw_uid != uid:
             return _told(reqid, Found.NO, why=f"{user} is another user of the system")
         found = os.stat(paths.MAIL_DIRECTORY)
-        listen.make_mailbox(f"{paths.MAIL_DIRECTORY}/{user}", uid, found.st_gid)
+        make_mailbox(f"{paths.MAIL_DIRECTORY}/{user}", uid, found.st_gid)
     except OSError as error:
         return _told(reqid, Found.TEMPFAIL, why=f"{paths.MAIL_DIRECTORY}/{user}: {error.strerror}")
     # The group is for dot-locks; where it lets nobody make one, or is that of root, the user's own will do.
@@ -160,7 +159,7 @@ def _send(sock: socket.socket, data: bytes, fd: int | None) -> None:
 
 def main() -> NoReturn:
     """All of its life."""
-    setproctitle.setproctitle(f"pysmtpd: {Proc.HOME.value}")
+    set_title(f"pysmtpd: {Proc.HOME.value}")
     os.umask(0o077)
     os.chdir("/")
     with contextlib.suppress(PermissionError):

@@ -9,7 +9,7 @@ hang in the same directory get no more than a part of all places.
 import asyncio
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +25,8 @@ AT_ONCE = 4                        # children that do not hang
 CHILDREN_MAX = 16                  # all, with those that were killed and are not gone yet
 TOGETHER_MAX = 6                   # that hang in the same directory
 WAITING_MAX = 1000                 # questions
+WAITING_WHERE = 500                # of them, about the same directory of homes
+WAITING_ABOUT = 50                 # about the same home: who sends mail to one that hangs shall not fill all places
 IDLE = 30.0                        # seconds; one child is kept
 TICK = 0.25                        # seconds
 
@@ -53,6 +55,11 @@ class _Job:
         self.message, self.key, self.where, self.tell, self.due = message, key, where, tell, due
         self.since = 0.0           # when a child began to work on it
 
+    @property
+    def directory(self) -> str:
+        """Of the home, as no home is called."""
+        return f"{self.where}/"
+
 
 class _Child:
     """A process."""
@@ -76,14 +83,18 @@ class Homes:
         self._idle: list[_Child] = []
         self._busy: set[str] = set()           # what is asked about now
         self._waiting: deque[_Job] = deque()   # by age
+        self._counts: Counter[str] = Counter() # of those that wait, by home and by directory
         self._ticking = False
 
     def ask(self, message: Message, about: str, tell: Tell) -> None:
         """Have a question answered.  about: the user or home it is about, as a path."""
-        if len(self._waiting) >= WAITING_MAX:
+        job = _Job(message, about, os.path.dirname(about), tell, self._owner.loop.time() + LIMIT)
+        if (len(self._waiting) >= WAITING_MAX or self._counts[job.key] >= WAITING_ABOUT
+                or self._counts[job.directory] >= WAITING_WHERE):
             tell(None, None)
             return
-        self._waiting.append(_Job(message, about, os.path.dirname(about), tell, self._owner.loop.time() + LIMIT))
+        self._waiting.append(job)
+        self._counts.update((job.key, job.directory))
         self._serve()
         self._wind()
 
@@ -129,7 +140,15 @@ class Homes:
         child = self._children[peer] = _Child(pid, peer)
         return child
 
+    def _forget(self, job: _Job) -> None:
+        """It does not wait any more."""
+        for name in (job.key, job.directory):
+            self._counts[name] -= 1
+            if not self._counts[name]:
+                del self._counts[name]
+
     def _begin(self, child: _Child, job: _Job) -> None:
+        self._forget(job)
         child.job = job
         job.since = self._owner.loop.time()
         self._busy.add(job.key)
@@ -160,7 +179,9 @@ class Homes:
         self._ticking = False
         now = self._owner.loop.time()
         while self._waiting and self._waiting[0].due <= now:
-            self._waiting.popleft().tell(None, None)
+            job = self._waiting.popleft()
+            self._forget(job)
+            job.tell(None, None)
         for child in list(self._children.values()):
             self._look_at(child, now)
         self._serve()

@@ -1,4 +1,4 @@
-"""The control socket, which only the parent binds, and the files that only it opens."""
+"""The control socket, which only the parent binds, and the keys that only it opens."""
 
 import contextlib
 import os
@@ -69,16 +69,3 @@ def open_checked(path: str, kind: str) -> int:
         os.close(fd)
         raise StartError(f"{path} {trouble}")
     return fd
-
-
-def make_mailbox(path: str, uid: int, gid: int) -> None:
-    """A missing mailbox, made as only root may: exclusively, following nothing, for its owner alone."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    try:
-        os.fchown(fd, uid, gid)
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)

@@ -213,5 +213,6 @@ def test_workers_are_the_recipients(start: Start, port: int, where: Path) -> Non
     home = daemon.pids()[Proc.HOME]    # who said who the recipient is
     assert status(home, "NoNewPrivs") == ["1"] and Path(f"/proc/{home}/mem").stat().st_uid == 0
     assert len(list(Path(f"/proc/{home}/fd").iterdir())) == 4
+    assert "_asyncio" not in Path(f"/proc/{home}/maps").read_text(encoding="utf-8")
     maps = Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
     assert "libssl" not in maps and "_ssl" not in maps and "_asyncio" not in maps

@@ -1,11 +1,15 @@
 """privsep.home: the child that asks who users are, opens .forward and makes mailboxes."""
 
 import errno
+import fcntl
+import itertools
 import os
 import pwd
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +125,79 @@ def test_a_file_that_cannot_be_read_means_later(dir: Path, monkeypatch: pytest.M
     told = ask(HomeForward(1, "", ME, str(dir)))
     assert told == ForwardMissing(1, ForwardState.TEMPORARY, f"{dir}/.forward: Stale file handle")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_huge_file_costs_no_more_than_a_small_one(dir: Path) -> None:
+    with open(dir / ".forward", "r+b") as file:
+        file.truncate(1 << 40)
+    assert len(content(HomeForward(1, "", ME, str(dir)))) == FORWARD_MAX
+
+
+def test_a_lease_on_the_file_holds_up_nobody(dir: Path) -> None:
+    """A user may ask the kernel to keep others from opening his file for a while."""
+    with open(dir / ".forward", "r+b") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            pytest.skip(f"no leases here: {error.strerror}")
+        was = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        try:
+            told = ask(HomeForward(1, "", ME, str(dir)))
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, was)
+    assert isinstance(told, ForwardMissing) and told.state is ForwardState.TEMPORARY
+
+
+def test_a_file_that_is_exchanged_meanwhile_never_shows_another(dir: Path, tmp_path_factory: pytest.TempPathFactory
+                                                                ) -> None:
+    """The owner puts links in its place, again and again: to a file that is not his, and to another directory."""
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.write_bytes(b"secret\n")
+    secret.chmod(0o644)
+    names = itertools.cycle(("link", "file", "up", "file"))
+    seen: set[bytes | ForwardState] = set()
+
+    def exchange() -> None:
+        name = next(names)
+        if name == "file":
+            (dir / "next").write_bytes(b"bob\n")
+            (dir / "next").chmod(0o600)
+        else:
+            (dir / "next").symlink_to(secret if name == "link" else f"../elsewhere0/{secret.name}")
+        (dir / "next").rename(dir / ".forward")
+
+    real_open = os.open
+
+    def racing(path: str, flags: int, *rest: Any, **more: Any) -> int:
+        exchange()
+        fd = real_open(path, flags, *rest, **more)
+        exchange()
+        return fd
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.open", racing)
+        for _ in range(60):
+            message, fd = home.answer(HomeForward(1, "", ME, str(dir)), find)
+            if fd is not None:
+                seen.add(os.read(fd, 100))
+                os.close(fd)
+            elif isinstance(message, ForwardMissing):
+                seen.add(message.state)
+    assert seen == {b"bob\n", ForwardState.REFUSED}
+
+
+@pytest.mark.skipif(ME != 0, reason="needs root")
+def test_a_hard_link_to_somebody_elses_file_is_refused(dir: Path) -> None:
+    """By the owner of the file: the kernel may let users make such links."""
+    os.chown(dir, 4711, 4711)
+    os.chown(dir / ".forward", 4711, 4711)
+    assert content(HomeForward(1, "", 4711, str(dir))) == b"bob\n"
+    os.link("/etc/passwd", dir / "next") if os.stat("/etc").st_dev == dir.stat().st_dev else (
+        (dir / "next").write_bytes(b"root\n"))
+    (dir / "next").rename(dir / ".forward")
+    told = ask(HomeForward(1, "", 4711, str(dir)))
+    assert isinstance(told, ForwardMissing) and told.state is ForwardState.REFUSED
 
 
 @pytest.fixture

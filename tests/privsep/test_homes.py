@@ -13,7 +13,19 @@ from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import Frame, Message
 from pysmtpd.messages import ForwardOpened, Found, HomeTold, HomeUser
 from pysmtpd.privsep import homes
-from pysmtpd.privsep.homes import AT_ONCE, CHILDREN_MAX, FRESH, IDLE, LIMIT, TICK, TOGETHER_MAX, WAITING_MAX, Homes
+from pysmtpd.privsep.homes import (
+    AT_ONCE,
+    CHILDREN_MAX,
+    FRESH,
+    IDLE,
+    LIMIT,
+    TICK,
+    TOGETHER_MAX,
+    WAITING_ABOUT,
+    WAITING_MAX,
+    WAITING_WHERE,
+    Homes,
+)
 from pysmtpd.privsep.mproc import Peer
 
 TOLD = HomeTold(1, Found.YES, 1000, 1000, "/home/alice", "")
@@ -170,10 +182,26 @@ def test_those_that_the_kernel_does_not_let_go_are_bounded(house: House) -> None
 
 def test_questions_are_bounded(house: House) -> None:
     for number in range(WAITING_MAX + AT_ONCE):
-        house.ask(f"/home/{number}")
-    assert house.answers == {}
+        house.ask(f"/home{number % 3}/{number}")
+    assert house.answers == {} and sum(house.homes._counts.values()) == 2 * WAITING_MAX
     house.ask("/home/x")
     assert house.answers == {"/home/x": None}
+    house.pass_time(LIMIT + TICK)
+    assert len(house.answers) == WAITING_MAX + AT_ONCE + 1 and not house.homes._counts
+
+
+def test_those_about_one_home_or_one_server_of_homes_leave_room_for_others(house: House) -> None:
+    for number in range(2 * WAITING_WHERE):
+        house.ask("/net/x")
+        house.ask(f"/net/{number}")
+    assert len(house.homes._waiting) == WAITING_WHERE
+    for _ in range(2 * WAITING_ABOUT):
+        house.ask("/other/x")
+    assert len(house.homes._waiting) == WAITING_WHERE + WAITING_ABOUT
+    house.ask("/home/a")
+    house.pass_time(3 * FRESH)
+    house.answer("/home/a")
+    assert house.answers["/home/a"] is TOLD
 
 
 def test_what_nobody_can_be_started_for_is_answered_in_time(house: House) -> None:
