@@ -162,7 +162,7 @@ class Lka(Process):
         self.hosts.hosts()
         self.names = ClientNames(self.hosts, time.monotonic)
         self.auth_children = Children(lambda message: self.peer(Proc.PARENT).send(message), self.new_reqid)
-        self.auth = Authenticator(lambda text: self.log(text, Level.ERR))
+        self.auth = Authenticator(lambda text: self.log(text, Level.ERR), self._tell_mechanisms)
         self.auth.backends = auth_build.build(self.config.listeners, self.tables, self.auth_children,
                                               self.random.randbytes)
 

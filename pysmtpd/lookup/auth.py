@@ -31,6 +31,7 @@ RESPONSE_TIMEOUT = 360.0           # seconds for a client's response; smtp itsel
 CHECK_TIMEOUT = 60.0               # seconds for one question to a back end
 THREADS = 2
 CHECKS_MAX = 64                    # waiting for a thread
+SEEN_MIN = 20                      # users of a table program with verifiers, before SCRAM is offered
 SALT_SIZE = 16                     # octets
 SCRAM_ITERATIONS = 4096            # RFC 7677 4, for passwords kept in clear and users there are not
 TEXT_MAX = 1024
@@ -171,9 +172,11 @@ class TableBackend(LocalBackend):
         self._strangers = Strangers(random(32))
         self._held: object = None
         self._scram = False        # each entry can serve it
+        self._seen: set[str] | None = set()    # users that can, where not all are known; None: somebody cannot
 
     def mechanisms(self) -> tuple[str, ...]:
-        """SCRAM only where every entry can serve it: a client that chooses it tries nothing else."""
+        """SCRAM only where every entry can serve it: a client that chooses it tries nothing else.  Where the entries
+        cannot be seen, those of a number of users have to, and of all who were asked for."""
         self._look()
         return ("SCRAM-SHA-256", "PLAIN", "LOGIN") if self._scram else super().mechanisms()
 
@@ -203,8 +206,6 @@ class TableBackend(LocalBackend):
             right = await self._threads.run(credentials.verify, password, against)
         except BadHash as error:
             raise TableError(f"table {self._name}: entry of {vis(user.encode())}: {error}") from None
-        if stored is not None:
-            self._strangers.learn(stored)
         return right and stored is not None
 
     async def exists(self, user: str) -> bool:
@@ -229,7 +230,23 @@ class TableBackend(LocalBackend):
 
     async def _stored(self, user: str) -> str | None:
         value = await self._settle(lambda memo: self._tables.lookup(self._name, Service.CREDENTIALS, user, memo))
-        return credentials.password_of(value) if value else None
+        if not value:
+            return None
+        stored = credentials.password_of(value)
+        if self._held is None:
+            self._learn(user.lower(), stored)
+        return stored
+
+    def _learn(self, user: str, stored: str) -> None:
+        """Of a table whose entries cannot be seen."""
+        self._strangers.learn(stored)
+        if self._seen is None:
+            return
+        if not _serves_scram(stored):
+            self._seen, self._scram = None, False
+        elif len(self._seen) < SEEN_MIN:
+            self._seen.add(user)
+            self._scram = len(self._seen) == SEEN_MIN
 
     async def _settle(self, step: Callable[[Memo], T]) -> T:
         memo = Memo()
@@ -257,9 +274,11 @@ def _serves_scram(stored: str) -> bool:
 class Authenticator:
     """All dialogues, by the peer and session they belong to."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None], changed: Callable[[], None] = lambda: None) -> None:
+        """changed: a back end has other mechanisms than before."""
         self.backends: dict[int, Backend] = {}     # by listener
         self._log = log
+        self._changed = changed
         self._dialogues: dict[tuple[object, int], tuple[Dialogue, asyncio.Task[None]]] = {}
 
     def begin(self, begin: SmtpAuth, peer: object, send: Callable[[Message], None]) -> None:
@@ -300,7 +319,7 @@ class Authenticator:
             send(AuthDone(at[1], AuthResult.TEMPFAIL, ""))
 
     async def _run(self, dialogue: Dialogue, backend: Backend, send: Callable[[Message], None]) -> None:
-        result, user = AuthResult.TEMPFAIL, ""
+        result, user, before = AuthResult.TEMPFAIL, "", backend.mechanisms()
         try:
             user = await backend.run(dialogue)
             result = AuthResult.OK
@@ -312,6 +331,8 @@ class Authenticator:
             self._log(f"warn: lka: authentication: {line_of(str(error).encode(), TEXT_MAX)}")
         except Cancelled:
             return
+        if backend.mechanisms() != before:
+            self._changed()
         send(AuthDone(dialogue.id, result, (user or dialogue.user)[:255]))
 
 

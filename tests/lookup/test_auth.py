@@ -10,7 +10,7 @@ import pytest
 from pysmtpd.conf.config import Listener
 from pysmtpd.imsg import Message
 from pysmtpd.lookup import auth, auth_build
-from pysmtpd.lookup.auth import Authenticator, Backend, TableBackend, Threads
+from pysmtpd.lookup.auth import SEEN_MIN, Authenticator, Backend, TableBackend, Threads
 from pysmtpd.lookup.auth_dovecot import DovecotBackend
 from pysmtpd.lookup.auth_saslauthd import SaslauthdBackend, question
 from pysmtpd.lookup.auth_system import CHILDREN_MAX, Children, SystemBackend
@@ -64,7 +64,8 @@ class Desk:
         self.logged: list[str] = []
         self.sent: list[Message] = []
         self.news = asyncio.Event()
-        self.auth = Authenticator(self.logged.append)
+        self.changes: list[tuple[str, ...]] = []
+        self.auth = Authenticator(self.logged.append, lambda: self.changes.append(backend.mechanisms()))
         self.auth.backends = {0: backend}
 
     def send(self, message: Message) -> None:
@@ -238,6 +239,26 @@ def test_challenges_of_scram_look_the_same_for_who_does_not_exist() -> None:
         assert seen == {(2 + 16, b"i=4096"), (2 + 32, b"i=600000")}
 
     run(lambda: of_table(VERIFIERS), play)
+
+
+def test_scram_is_offered_for_a_program_once_enough_users_have_verifiers() -> None:
+    class Some(SlowTable):
+        async def ask(self, question: Question) -> Answer:
+            return {"odd": HASH, "nobody": None}.get(question.key, "{PLAIN}secret")
+
+    async def play(desk: Desk) -> None:
+        names = [*(b"user%d" % number for number in range(SEEN_MIN - 1)), b"nobody", b"User1"]
+        for name in names:
+            await desk.say("PLAIN", b"\0%s\0secret" % name)
+        assert desk.changes == []
+        await desk.say("PLAIN", b"\0last\0secret")
+        assert desk.changes == [("SCRAM-SHA-256", "PLAIN", "LOGIN")]
+        # One who has none ends it for good: with SCRAM he could never log in.
+        assert await desk.say("SCRAM-SHA-256", b"n,,n=odd,r=abc") == AuthDone(1, TEMPFAIL, "odd")
+        await desk.say("PLAIN", b"\0user1\0secret")
+        assert desk.changes == [("SCRAM-SHA-256", "PLAIN", "LOGIN"), ("PLAIN", "LOGIN")]
+
+    run(lambda: TableBackend("creds", Tables([Some("creds", "proc")]), Threads(), octets), play)
 
 
 def test_scram_is_offered_for_a_map_too(tmp_path: Path) -> None:
