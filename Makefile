@@ -29,7 +29,7 @@ NOCACHE = -p no:cacheprovider
 endif
 PYTEST = $(VENV)/bin/python -m pytest $(NOCACHE)
 
-.PHONY: help run test unit e2e check lint types bench bench-tls check-next clean
+.PHONY: help run test unit e2e check lint types bench bench-tls bench-crowd check-next clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -6
@@ -63,6 +63,9 @@ bench: $(VENV)/.dev
 
 bench-tls: $(VENV)/.dev
 	$(VENV)/bin/python -m bench.tls
+
+bench-crowd: $(VENV)/.dev
+	$(VENV)/bin/python -m bench.crowd
 
 # The newest interpreter that works here.
 NEXT = $(shell for v in 3.15 3.14 3.13 3.12; do python$$v -c '' 2>/dev/null && { echo python$$v; break; }; done)

@@ -461,6 +461,7 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
     startup.prepare_spool(where, who)
     ready = None if options.foreground else startup.detach()
     spawn.keep_to_ourselves()
+    jail.keep_capabilities()
     lock = startup.take_lock(where)
     birth = Birth(proc=Proc.PARENT.value, uid=os.geteuid(), gid=os.getegid(), spool=where.spool, socket=where.socket,
                   stderr=options.stderr, verbose=options.verbose)

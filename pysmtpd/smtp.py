@@ -16,6 +16,7 @@ from pysmtpd.base.ids import MsgId
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.base.struct import replace
+from pysmtpd.conf.config import within
 from pysmtpd.imsg import BY_CLASS, ImsgError, Message
 from pysmtpd.inbound.arrivals import CLIENTS_MAX, Arrivals
 from pysmtpd.inbound.client import Client, Host
@@ -119,6 +120,8 @@ class Smtp(Host):
         for number, listener in enumerate(self.config.listeners):
             settings = SessionSettings.of(self.config, listener, self.zone, number)
             self.doors.append(Door(listener, settings, self.server_tls.contexts.get(number)))
+        for number, inside in within(self.config.listeners).items():
+            self.doors[number].within = {address: self.doors[other] for address, other in inside.items()}
 
     def _report_certificates(self) -> None:
         """To the log and to ``show status``; all smtp processes have the same ones."""
@@ -176,7 +179,7 @@ class Smtp(Host):
                 self._unlisten()
                 self.loop.call_later(1.0, self._relisten)
                 return
-            self.arrivals.accepted(client, door, address[0])
+            self.arrivals.accepted(client, door.led_to(client), address[0])
 
     def _relisten(self) -> None:
         if not self._leaving:

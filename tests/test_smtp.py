@@ -546,3 +546,18 @@ def test_where_few_files_may_be_open_the_log_says_so(
     house.smtp._log.flush()
     house.close()
     assert ("connections at once: the limit of open files" in capfd.readouterr().err) is told
+
+
+def test_a_socket_of_all_addresses_leads_to_the_listener_of_one() -> None:
+    house = House(Config(hostname="mx.example.org", listeners=(
+        Listener(address="0.0.0.0", port=25, hostname="all.example.org"), Listener(address="socket"),
+        Listener(address="127.0.0.1", port=25, hostname="lo.example.org"),
+        Listener(address="127.0.0.2", port=26, hostname="other.example.org"))))
+    try:
+        house.call()
+        house.until(lambda: bool(house.lka.take(SmtpLookupName)))
+        [client] = house.smtp.crowd.clients.values()
+        assert client.door.listener.hostname == "lo.example.org"
+        assert house.smtp.doors[0].within.keys() == {"127.0.0.1"}
+    finally:
+        house.close()

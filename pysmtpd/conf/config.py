@@ -6,7 +6,7 @@ Times are whole seconds, sizes octets.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -157,6 +157,24 @@ class Listener(Frozen):
     def is_local(self) -> bool:
         """Whether missing headers are completed as for a user's own mail."""
         return self.address in ("socket", "127.0.0.1", "::1")
+
+
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def within(listeners: Sequence[Listener]) -> dict[int, dict[str, int]]:
+    """For each listener on all addresses, those for one address and the same port: their numbers, by address.
+
+    The socket of all addresses cannot be beside them: it accepts for them."""
+    found: dict[int, dict[str, int]] = {}
+    for number, everywhere in enumerate(listeners):
+        if everywhere.address in EVERYWHERE:
+            found[number] = {}
+            for other, one in enumerate(listeners):
+                if one.port == everywhere.port and one.address not in ("socket", *EVERYWHERE) \
+                        and (":" in one.address) is (":" in everywhere.address):
+                    found[number].setdefault(one.address, other)
+    return found
 
 
 class Method(enum.StrEnum):

@@ -3,13 +3,12 @@
 import ipaddress
 from collections.abc import Iterator
 
-from pysmtpd.conf.config import Listener, Tls
+from pysmtpd.conf.config import EVERYWHERE, Listener, Tls
 from pysmtpd.conf.diagnostic import about, did_you_mean, shown
 from pysmtpd.conf.draft import Draft, Listen
 from pysmtpd.conf.source import Source
 from pysmtpd.conf.values import host_name
 
-EVERYWHERE = ("0.0.0.0", "::")
 SMTP_PORT = 25
 SMTPS_PORT = 465
 INTERFACES_MAX = 8                 # that an error names

@@ -16,7 +16,12 @@ class Door:
         self.listener = listener
         self.settings = settings
         self.context = context
+        self.within: dict[str, Door] = {}      # on a listener for all addresses, those for one of them
         self.proxied = listener.proxy_v2 or listener.proxy_from != ""
+
+    def led_to(self, sock: socket.socket) -> "Door":
+        """The one that a connection is for."""
+        return self.within.get(sock.getsockname()[0], self) if self.within else self
 
     def turn_away(self, client: socket.socket, text: Reply) -> None:
         """Say why and close; one that expects a handshake could not read it."""

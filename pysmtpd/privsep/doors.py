@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from pysmtpd.base.logline import Level
-from pysmtpd.conf.config import Listener
+from pysmtpd.conf.config import EVERYWHERE, Listener, within
 from pysmtpd.privsep.startup import StartError
 
 BACKLOG = 511
@@ -19,8 +19,6 @@ INHERITED_FIRST = 3                # sd_listen_fds(3)
 INHERITED_MAX = 128
 
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-_EVERYWHERE = frozenset({"0.0.0.0", "::"})
-
 Say = Callable[[str, Level], None]
 Bound = list[tuple[int, socket.socket]]
 
@@ -57,16 +55,14 @@ class Doors:
         self._all = [(number, one) for number, one in enumerate(listeners) if not one.is_socket]
         self._ready = list(ready)
         self._say = say
+        self._within = within(listeners)
         self._open: dict[int, Listener] = {}
         self._absent: dict[int, Listener] = {}
 
     def open(self) -> Bound:
         """Every socket that can be had now.  Raises StartError."""
         bound = [found for number, one in self._all if (found := self._inherit(number, one))]
-        # What is for one address comes before what is for all: its options are the more special ones.
-        for number, one in sorted(self._all, key=lambda entry: entry[1].address in _EVERYWHERE):
-            if number not in self._open and (sock := self._bind(number, one)):
-                bound.append((number, sock))
+        bound += self._bind_all(self._all)
         for sock in self._ready:
             address, port = sock.getsockname()[:2]
             self._say(f"warn: the service manager listens on {address} port {port}, which smtpd.conf does not name",
@@ -84,17 +80,38 @@ class Doors:
     def again(self) -> Bound:
         """Those that can be had by now."""
         bound: Bound = []
-        for number, one in list(self._absent.items()):
+        for number, one in sorted(self._absent.items(), key=_narrow):
             try:
-                sock = self._bind(number, one)
+                bound += (found := self._bind_all([(number, one)]))
             except StartError as error:
                 self._say(f"warn: {error}; not tried again", Level.ERR)
                 del self._absent[number]
                 continue
-            if sock is not None:
+            if found:
                 self._say(f"info: listening on {one.address} port {one.port}", Level.INFO)
+        return bound
+
+    def _bind_all(self, listeners: Sequence[tuple[int, Listener]]) -> Bound:
+        """What is for all addresses comes first, and then accepts for those that are for one of them."""
+        bound: Bound = []
+        for number, one in sorted(listeners, key=_narrow):
+            first = self._accepted_for(one)
+            if first is not None:
+                self._absent.pop(number, None)
+                if first != number:
+                    self._left(one, dict(self._all)[first])
+            elif number not in self._open and (sock := self._bind(number, one)):
                 bound.append((number, sock))
         return bound
+
+    def _accepted_for(self, listener: Listener) -> int | None:
+        """The number that this address has on an open socket of all addresses."""
+        return next((inside[listener.address] for wide, inside in self._within.items()
+                     if wide in self._open and self._open[wide].port == listener.port and listener.address in inside),
+                    None)
+
+    def _left(self, listener: Listener, other: Listener) -> None:
+        self._say(f"warn: {_place(listener)} is left to the listener at {other.at}", Level.ERR)
 
     def _inherit(self, number: int, listener: Listener) -> tuple[int, socket.socket] | None:
         for sock in self._ready:
@@ -127,7 +144,11 @@ class Doors:
             where = f"{listener.address} port {listener.port}"
             raise StartError(f"{at}cannot listen on {where}: {error.strerror}{hint}") from None
         self._absent.pop(number, None)
-        self._say(f"warn: {_place(listener)} is left to the listener at {other.at}", Level.ERR)
+        self._left(listener, other)
+
+
+def _narrow(entry: tuple[int, Listener]) -> bool:
+    return entry[1].address not in EVERYWHERE
 
 
 def _place(listener: Listener) -> str:
@@ -139,7 +160,7 @@ def _covers(one: Listener, other: Listener) -> bool:
     """Whether two of our own cannot both be bound."""
     if one.port != other.port or (":" in one.address) is not (":" in other.address):
         return False
-    return one.address == other.address or bool({one.address, other.address} & _EVERYWHERE)
+    return one.address == other.address or bool({one.address, other.address} & {*EVERYWHERE})
 
 
 def _listen(listener: Listener) -> socket.socket:

@@ -11,6 +11,7 @@ import resource
 import sys
 
 PR_SET_DUMPABLE = 4
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -83,6 +84,12 @@ def drop(uid: int, gid: int) -> None:
         except PermissionError:
             continue
         raise JailError("root can be had back")
+
+
+def keep_capabilities() -> None:
+    """Those that were given to a parent without root, to listen below port 1024, are not for its children."""
+    with contextlib.suppress(JailError):
+        _LIBC.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def not_dumpable() -> None:

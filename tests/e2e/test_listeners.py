@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import IS_ROOT, Start
 from tests.support import mail
-from tests.support.daemon import descendants, title, until
+from tests.support.daemon import Daemon, descendants, title, until
 
 CONFIG = """
 smtp workers {workers}
@@ -68,6 +68,36 @@ def test_an_address_that_comes_later(start: Start, port: int, box: Path) -> None
             assert client.noop()[0] == 250
     finally:
         subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=False)
+
+
+class Capable(Daemon):
+    """One that may listen on ports below 1024, and is not root."""
+
+    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
+        ids = ["--reuid", self.owner.pw_name, "--regid", str(self.owner.pw_gid), "--clear-groups"]
+        capability = ["--inh-caps", "+net_bind_service", "--ambient-caps", "+net_bind_service"]
+        with open(self.where / "log", "ab") as log:
+            return subprocess.Popen(["setpriv", *ids, *capability, *command], cwd="/", env=self.environ, stdout=log,
+                                    stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
+
+
+@pytest.mark.skipif(not IS_ROOT or not shutil.which("setpriv"), reason="needs root and setpriv(1)")
+@pytest.mark.parametrize("user", ["user"], indirect=True)
+def test_a_port_below_1024_with_the_capability_for_it(user: str, box: Path) -> None:
+    """Which the parent alone keeps."""
+    port = next(port for port in range(1023, 500, -1) if not connects(port))
+    with Capable(CONFIG.format(workers=1, address="127.0.0.1", port=port, box=box), user=user) as daemon:
+        with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+            assert client.noop()[0] == 250
+        permitted = {pid: re.findall(r"^CapPrm:\t0*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+                     for pid in daemon.every_pid()}
+        assert permitted.pop(daemon.pid) == ["400"]
+        assert {*map(tuple, permitted.values())} == {("0",)}
+
+
+def connects(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_sockets_of_a_service_manager(start: Start, port: int, box: Path, where: Path) -> None:

@@ -87,14 +87,44 @@ def test_a_system_without_ipv6(log: Log, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_address_that_another_of_ours_serves(log: Log, opened: Bound) -> None:
     port = free_port()
-    made = Doors([listener("0.0.0.0", port), listener("127.0.0.1", port, 2), listener("127.0.0.1", port, 3)], [], log)
+    opened += Doors([listener("127.0.0.1", port), listener("127.0.0.1", port, 2)], [], log).open()
+    assert [number for number, _ in opened] == [0]
+    assert log.lines == [f"warn: 127.0.0.1 port {port} (smtpd.conf:2:1) is left to the listener at smtpd.conf:1:1"]
+
+
+def test_all_addresses_accept_for_each(log: Log, opened: Bound) -> None:
+    """Else what is for one address would shut out the others; but on another port it has a socket of its own."""
+    port, other = free_port("0.0.0.0"), free_port()
+    made = Doors([listener("127.0.0.1", port), listener("0.0.0.0", port, 2), listener(ABSENT, port, 3),
+                  listener("127.0.0.1", other, 4), listener("127.0.0.1", port, 5)], [], log)
     opened += made.open()
-    # The special one is bound first; the one for all cannot be, beside it, and neither can the second.
-    assert [number for number, _ in opened] == [1]
-    assert log.lines == [
-        f"warn: 127.0.0.1 port {port} (smtpd.conf:3:1) is left to the listener at smtpd.conf:2:1",
-        f"warn: 0.0.0.0 port {port} (smtpd.conf:1:1) is left to the listener at smtpd.conf:2:1",
-    ]
+    assert [(number, sock.getsockname()) for number, sock in opened] == [(1, ("0.0.0.0", port)),
+                                                                         (3, ("127.0.0.1", other))]
+    assert log.lines == [f"warn: 127.0.0.1 port {port} (smtpd.conf:5:1) is left to the listener at smtpd.conf:1:1"]
+    assert not made.waiting
+
+
+def test_beside_an_inherited_socket_there_is_none_for_all(log: Log, opened: Bound) -> None:
+    mine = listening(0)
+    port = mine.getsockname()[1]
+    opened += Doors([listener("0.0.0.0", port), listener("127.0.0.1", port, 2)], [mine], log).open()
+    assert opened == [(1, mine)]
+    assert log.lines == [f"warn: 0.0.0.0 port {port} (smtpd.conf:1:1) is left to the listener at smtpd.conf:2:1"]
+
+
+def test_what_was_absent_may_be_accepted_for_by_now(
+        log: Log, opened: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 comes later: then all its addresses do, in one socket."""
+    def none(_listener: Listener) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    real, port = doors._listen, free_port("::")
+    monkeypatch.setattr(doors, "_listen", none)
+    made = Doors([listener("::1", port), listener("::", port, 2)], [], log)
+    assert made.open() == [] and made.waiting
+    monkeypatch.setattr(doors, "_listen", real)
+    opened += made.again()
+    assert [number for number, _ in opened] == [1] and not made.waiting
 
 
 def test_a_port_of_somebody_else_ends_the_start(log: Log) -> None:
