@@ -37,7 +37,8 @@ class Header:
 
     def __init__(self, complete: Completion | None, masked: bytes = b"", admd: bytes = b"", *,
                  strict: bool = False) -> None:
-        """``complete``: what to add where it is missing, Bcc is then removed; None leaves the header alone.
+        """``complete``: what to add where it is missing, Bcc and Resent-Bcc are then removed; None leaves the header
+        alone.
         ``masked``: an address that takes the place of those in From.  ``admd``: our name, in lower case, by which
         nobody else shall tell results of authentication; empty where they may.  ``strict``: the
         body may be binary (RFC 3030 3), which the header must not."""
@@ -113,14 +114,14 @@ class Header:
 
     def _completed(self, data: bytes, folded: bytes) -> bytes:
         assert self._complete is not None
-        bcc = _has(folded, b"bcc")
+        bcc = _has(folded, b"bcc") or _has(folded, b"resent-bcc")
         fields = b"".join(field for field in self._complete[:2] if not _has(folded, field[: field.index(b":")].lower()))
         domain = self._complete.domain
         if not bcc and not fields and not domain:
             return data
         match = _HEADER.match(data)
         end = match.end() if match else 0
-        header = _without(data[:end], b"bcc") if bcc else data[:end]
+        header = _without(data[:end], b"(?:resent-)?bcc") if bcc else data[:end]
         rest = data[end:]
         if domain:
             header = qualify(header, domain)
@@ -154,6 +155,6 @@ def _has(folded: bytes, name: bytes) -> bool:
 
 
 def _without(header: bytes, name: bytes) -> bytes:
-    """The header without the fields of this name and their continuation lines."""
+    """The header without the fields of this name, a pattern, and their continuation lines."""
     pattern = rb"(?:^|(?<=\r\n))" + name + rb"[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n"
     return re.sub(pattern, b"", header, flags=re.IGNORECASE)

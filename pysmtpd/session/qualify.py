@@ -1,4 +1,4 @@
-"""Addresses without a domain, in From, To and Cc of a user's own mail, get ours (RFC 6409 8.1).
+"""Addresses without a domain, in the header of a user's own mail, get ours (RFC 6409 8.1).
 
 Only the ``@`` and the domain are put in; everything else stays as it came, folding included.  Groups stay whole, and so
 does what cannot be understood.
@@ -8,13 +8,15 @@ import re
 
 from pysmtpd.session.masquerade import ANGLE, BARE, each_member, unquoted
 
-_FIELDS = re.compile(rb"(?:^|(?<=\r\n))((?:from|to|cc)[ \t]*:)((?:[^\r]|\r\n(?=[ \t]))*)(?=\r\n|\Z)", re.IGNORECASE)
+_NAMES = rb"(?:resent-)?(?:from|sender|to|cc)|reply-to"
+_FIELDS = re.compile(rb"(?:^|(?<=\r\n))((?:" + _NAMES + rb")[ \t]*:)((?:[^\r]|\r\n(?=[ \t]))*)(?=\r\n|\Z)",
+                     re.IGNORECASE)
 # What is between angle brackets, without blanks around it: a word, or a quoted string.
 _LOCAL_PART = re.compile(rb'([ \t\r\n]*)([^ \t\r\n"@:;,<>()\\]+|"(?:[^"\\\r\n]|\\.)*")([ \t\r\n]*)')
 
 
 def qualify(header: bytes, domain: bytes) -> bytes:
-    """A header, in whose From, To and Cc every address has a domain."""
+    """A header, in whose fields of senders and recipients every address has a domain."""
     return _FIELDS.sub(lambda field: field[1] + _field(field[2], domain), header)
 
 

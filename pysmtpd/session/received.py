@@ -1,6 +1,17 @@
 """The trace header this server puts before every message (RFC 5321 4.4), in OpenSMTPD's form."""
 
+from typing import NamedTuple
+
 from pysmtpd.base.reply import SOFTWARE
+
+
+class Trace(NamedTuple):
+    """Our field, and what takes its place where all else of the header is ASCII and the message must stay so.
+
+    Who names a recipient beyond ASCII should not force SMTPUTF8 (RFC 6531) upon those to whom an alias leads."""
+
+    full: bytes
+    plain: bytes
 
 
 def received(*, helo: str, hostname: str, address: str, smtpname: str, protocol: str, msgid: int, date: str,

@@ -34,7 +34,7 @@ from pysmtpd.session.incoming import Chunked, Incoming
 from pysmtpd.session.parameters import Parameters, read_mail, read_rcpt
 from pysmtpd.session.path import parse_path
 from pysmtpd.session.patience import Patience
-from pysmtpd.session.received import received
+from pysmtpd.session.received import Trace, received
 from pysmtpd.session.smtp_bdat import Chunking
 from pysmtpd.session.smtp_settings import LOCAL, SessionSettings, TlsFacts
 from pysmtpd.session.smtp_tx import Tx, template
@@ -179,18 +179,24 @@ class Transactions(Chunking):
     def _chunked(self, tx: Tx) -> Chunked:
         return Chunked(tx, self._settings.max_message_size, *self._fields(tx), normalize=self._settings.normalize)
 
-    def _fields(self, tx: Tx) -> tuple[bytes, Completion | None, bytes, bytes]:
+    def _fields(self, tx: Tx) -> tuple[Trace, Completion | None, bytes, bytes]:
         """What comes before the message, what to add to its header, the sender that takes the place of From's, and the
         name by which it may hold no results of authentication."""
-        settings = self._settings
-        date = rfc5322(self._now, settings.zone)
-        trace = received(
-            helo=self._helo, hostname=self._hostname, address=self._source, smtpname=settings.smtpname,
-            protocol=self._protocol(tx), msgid=tx.msgid, date=date, tls=self._tls_clause(), auth=self._auth_clause(),
-            rcpt=str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else "", mask_src=self._listener.mask_src,
-        )
+        date = rfc5322(self._now, self._settings.zone)
+        rcpt = str(tx.rcpts[0][0]) if len(tx.rcpts) == 1 else ""
+        full = plain = self._received(tx, date, rcpt)
+        if not rcpt.isascii() and tx.sender.user.isascii():
+            plain = self._received(tx, date, "")
         masked = str(tx.sender).encode() if self._listener.masquerade and self._username else b""
-        return trace, self._completion(date), masked, b"" if self._is_near else settings.admd.lower().encode()
+        admd = b"" if self._is_near else self._settings.admd.lower().encode()
+        return Trace(full, plain), self._completion(date), masked, admd
+
+    def _received(self, tx: Tx, date: str, rcpt: str) -> bytes:
+        return received(
+            helo=self._helo, hostname=self._hostname, address=self._source, smtpname=self._settings.smtpname,
+            protocol=self._protocol(tx), msgid=tx.msgid, date=date, tls=self._tls_clause(), auth=self._auth_clause(),
+            rcpt=rcpt, mask_src=self._listener.mask_src,
+        )
 
     def _protocol(self, tx: Tx) -> str:
         """RFC 3848, and RFC 6531 4.3."""
@@ -211,7 +217,8 @@ class Transactions(Chunking):
 
     def _completion(self, date: str) -> Completion | None:
         """The fields to add to a user's own mail where they are missing."""
-        if not (self._is_near or (self._port in SUBMISSION_PORTS and not self._is_forwarded)):
+        users_own = self._username or self._port in SUBMISSION_PORTS
+        if not (self._is_near or (users_own and not self._is_forwarded)):
             return None
         message_id = f"Message-ID: <{self._random(64):016x}@{self._settings.smtpname}>\r\n"
         return Completion(f"Date: {date}\r\n".encode(), message_id.encode(), self._settings.smtpname.encode())

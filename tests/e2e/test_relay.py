@@ -96,6 +96,18 @@ def test_dots_and_long_lines_pass_unchanged(start: Start, port: int, sink: Sink)
     assert sink.messages[0].data.partition(b"\r\n\r\n")[2] == body
 
 
+def test_a_line_of_five_megabytes_passes_unharmed(start: Start, port: int, sink: Sink) -> None:
+    start(RELAY.format(port=port, url=sink.url))
+    body = b"." * 5 * 1024 * 1024 + b"\r\n.\r\nend\r\n"
+    text = b"From: <a@b.example>\r\nDate: x\r\nMessage-ID: <1@b.example>\r\nX-Test: long\r\nX: " + b"x" * 200_000
+    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        client.sendmail("a@b.example", ["c@d.example"], text + b"\r\n\r\n" + body)
+    arrived(sink, "long", 30)
+    [message] = sink.messages
+    assert message.data.partition(b"\r\n\tfor ")[2].partition(b"\r\n\t")[2].partition(b"\r\n")[2] == (
+        text + b"\r\n\r\n" + body)
+
+
 def test_one_session_carries_many(start: Start, port: int, sink: Sink) -> None:
     start(RELAY.format(port=port, url=sink.url))
     for at in range(30):

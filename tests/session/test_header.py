@@ -90,6 +90,11 @@ def test_header_too_big(monkeypatch: pytest.MonkeyPatch) -> None:
     (b"Dated: x\r\nMessage-ID: y\r\n\r\n", b"Dated: x\r\nMessage-ID: y\r\n" + DATE + b"\r\n"),
     (b"Date: x\r\nBcc: y\r\n z\r\nMessage-ID: y\r\nbcc:\r\n\r\nBcc: z", b"Date: x\r\nMessage-ID: y\r\n\r\nBcc: z"),
     (b"Bcc: y\r\nDate: x\r\nMessage-ID: y\r\n\r\n", b"Date: x\r\nMessage-ID: y\r\n\r\n"),
+    # what was sent again by somebody else has other fields of the same kinds (RFC 5322 3.6.6)
+    (b"Resent-Bcc: y,\r\n\tz\r\nResent-To: a\r\nDate: x\r\nMessage-ID: y\r\n\r\n",
+     b"Resent-To: a\r\nDate: x\r\nMessage-ID: y\r\n\r\n"),
+    (b"Resent-Date: x\r\nResent-Message-ID: y\r\n\r\n",
+     b"Resent-Date: x\r\nResent-Message-ID: y\r\n" + DATE + MESSAGE_ID + b"\r\n"),
     (b"Bcc \t: y\r\nBccc: z\r\nDate: x\r\nMessage-ID: y\r\n", b"Bccc: z\r\nDate: x\r\nMessage-ID: y\r\n"),
     # a line that is no field ends the header: what was added stands before it, and an empty line between
     (b"A: b\r\nhello\r\nDate : x\r\n\r\n", b"A: b\r\n" + MESSAGE_ID + b"\r\nhello\r\nDate : x\r\n\r\n"),
@@ -127,9 +132,9 @@ def test_pieces_do_not_matter(parts: list[bytes], complete: bool, size: int) -> 
     (b" joe (jane", b" joe (jane"),
     (b"", b""),
 ])
-@pytest.mark.parametrize("name", [b"From:", b"To :", b"cc:", b"CC:"])
+@pytest.mark.parametrize("name", [b"From:", b"To :", b"cc:", b"Sender:", b"Reply-To:", b"Resent-To:", b"RESENT-From:"])
 def test_addresses_without_domain_get_ours(name: bytes, field: bytes, wanted: bytes) -> None:
-    before, behind = b"Subject: joe\r\n", b"\r\nReply-To: joe\r\nX-To: joe\r\n\r\nTo: joe\r\n"
+    before, behind = b"Subject: joe\r\n", b"\r\nIn-Reply-To: joe\r\nX-To: joe\r\n\r\nTo: joe\r\n"
     data = DATE + MESSAGE_ID + before + name + field + behind
     head = Header(Completion(DATE, MESSAGE_ID, b"x.test"))
     assert head.feed(data, last=True) == DATE + MESSAGE_ID + before + name + wanted + behind
