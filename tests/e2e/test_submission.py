@@ -89,6 +89,27 @@ def test_sendmail_by_the_daemons_own_user(
     assert all(header in text.lower() for header in (b"\nfrom: ", b"\ndate: ", b"\nmessage-id: <"))
 
 
+def test_addresses_of_any_script_in_any_locale(start: Start, port: int, box: Path, recipient: pwd.struct_passwd,
+                                               user: str) -> None:
+    """By sendmail, through the queue that mailq shows, into a mailbox."""
+    daemon = start(f"""listen on 127.0.0.1 port {port}
+table people {{ "@" = "{recipient.pw_name}" }}
+action "in" maildir "{box}/m" virtual <people>
+action "out" relay host smtp://127.0.0.1:{free_port()}
+match for domain "b\u00fccher.example" action "in"
+match for any action "out"
+""")
+    environ = {"PATH": os.environ["PATH"], "PYSMTPD_STATE_DIR": str(daemon.state), "LC_ALL": "C"}
+    letter = ("From: J\u00fcrgen <j\u00fcrgen@b\u00fccher.example>\nTo: \u7528 <\u7528@B\u00fccher.example>\n"
+              "Bcc: \u6237@far.example\nX-Test: any\n\n\u00fc\n").encode()
+    run_smtpctl("sendmail", ["-t"], data=letter, user=user, environ=environ)
+    text = arrived(box, "any").decode()
+    assert "Delivered-To: \u7528@xn--bcher-kva.example\n" in text and "with UTF8SMTPA id" in text
+    assert letter.decode().partition("Bcc")[0] in text and "Bcc" not in text
+    shown = run_smtpctl("mailq", [], user=user, environ=environ).stdout.decode()
+    assert "|j\u00fcrgen@xn--bcher-kva.example|\u6237@far.example|" in shown
+
+
 @pytest.mark.root
 def test_sendmail_as_nobody_without_a_home(start: Start, where: Path, port: int) -> None:
     """To a daemon of root's; $HOME unset."""
