@@ -30,10 +30,12 @@ class SessionSettings(NamedTuple):
     def of(cls, config: Config, listener: Listener, zone: Zone, number: int = 0) -> "SessionSettings":
         """Those that a configuration gives a listener."""
         limits = config.limits
-        return cls(listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt,
-                   limits.smtp_max_mails, zone, number, config.xclient_from, config.xforward_from, config.admd,
-                   Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
-                          limits.smtp_error_delay), config.normalize_newlines)
+        bounds = Bounds(limits.smtp_max_errors, limits.smtp_max_refused, limits.smtp_max_commands,
+                        limits.smtp_error_delay)
+        return cls(
+            listener.hostname or config.hostname, config.max_message_size, limits.smtp_max_rcpt, limits.smtp_max_mails,
+            zone, number, xclient_from=config.xclient_from, xforward_from=config.xforward_from, admd=config.admd,
+            patience=bounds, normalize=config.normalize_newlines)
 
 
 class TlsFacts(NamedTuple):
