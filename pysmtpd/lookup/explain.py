@@ -175,7 +175,8 @@ class Explainer:
                 case Method.MBOX:
                     return f"mbox {MAIL_DIRECTORY}/{action.user or envelope.user}"
                 case Method.MAILDIR:
-                    return f"maildir {fill(action.argument, values, PATH) or f'{home}/Maildir'}"
+                    tag = f", sub-address {envelope.subaddress}" if envelope.subaddress else ""
+                    return f"maildir {fill(action.argument, values, PATH) or f'{home}/Maildir'}{tag}"
                 case Method.MDA:
                     return f"command {fill(action.argument, values, COMMAND)}"
             return f"{action.method.value} {fill(action.argument, values, PATH)}"
