@@ -4,7 +4,7 @@ system's list of authorities, which is read before the jail.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cryptography import x509
@@ -105,23 +105,29 @@ def server_context(pairs: Sequence[Pair], *, ca: Authorities = (), verify: bool 
                    protocols: str = "", curves: str = "") -> TlsContext:
     """For a listener: the first pair is its default, the others are chosen by the name the client asks for (SNI).
 
-    Pairs for the same names with keys of another kind (ECDSA and RSA) serve together.  Raises TlsError."""
+    Pairs for the same name with keys of another kind (ECDSA and RSA) serve it together.  Raises TlsError."""
     ciphers = ciphers or SERVER_CIPHERS
-    contexts: list[tuple[list[str], SSL.Context]] = []
-    for pair in pairs:
-        context = _base(SSL.TLS_SERVER_METHOD, ciphers, protocols)
-        _exchange(context, pair, curves)
-        with _told():
-            for one in _kinds(pair, pairs):
-                _use(context, one)
-            if verify:
-                _trust(context, ca)
-                context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify_chain)
-        context.set_session_id(SESSION_ID)
-        contexts.append((pair.names, context))
-    default = contexts[0][1]
-    if len(contexts) > 1:
-        default.set_tlsext_servername_callback(_chooser(contexts))
+    made: dict[tuple[int, ...], SSL.Context] = {}
+
+    def serving(chosen: Sequence[Pair]) -> SSL.Context:
+        found = tuple(pairs.index(pair) for pair in _kinds(chosen))
+        if found not in made:
+            made[found] = context = _base(SSL.TLS_SERVER_METHOD, ciphers, protocols)
+            _exchange(context, pairs[found[0]], curves)
+            with _told():
+                for index in found:
+                    _use(context, pairs[index])
+                if verify:
+                    _trust(context, ca)
+                    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify_chain)
+            context.set_session_id(SESSION_ID)
+        return made[found]
+
+    first = pairs[0]
+    default = serving([first, *(pair for pair in pairs if any(pair in _named(name, pairs) for name in first.names))])
+    if len(pairs) > 1:
+        by_name = {name: serving(_named(name, pairs)) for pair in pairs for name in pair.names}
+        default.set_tlsext_servername_callback(_chooser(by_name))
     return TlsContext(default, verify=verify)
 
 
@@ -204,12 +210,17 @@ def knows(kind: str, names: str) -> bool:
     return True
 
 
-def _kinds(pair: Pair, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pair, and for each other kind of key one that is for all of its names."""
-    found: dict[type, Pair] = {type(pair.key): pair}
-    for other in pairs:
-        if set(pair.names) <= set(other.names):
-            found.setdefault(type(other.key), other)
+def _named(name: str, pairs: Sequence[Pair]) -> list[Pair]:
+    """Those for a name: exactly, then by wildcard."""
+    wildcard = "*." + name.partition(".")[2]
+    return [pair for wanted in (name, wildcard) for pair in pairs if wanted in pair.names]
+
+
+def _kinds(pairs: Sequence[Pair]) -> list[Pair]:
+    """The first of each kind of key."""
+    found: dict[type, Pair] = {}
+    for pair in pairs:
+        found.setdefault(type(pair.key), pair)
     return list(found.values())
 
 
@@ -229,12 +240,10 @@ def _trust(context: SSL.Context, ca: Authorities) -> None:
         store.add_cert(X509.from_cryptography(cert))  # type: ignore[union-attr]
 
 
-def _chooser(contexts: list[tuple[list[str], SSL.Context]]) -> Callable[[SSL.Connection], None]:
-    exact = {name: context for names, context in reversed(contexts) for name in names}
-
+def _chooser(by_name: Mapping[str, SSL.Context]) -> Callable[[SSL.Connection], None]:
     def choose(conn: SSL.Connection) -> None:
         name = (conn.get_servername() or b"").decode("ascii", "replace").lower()
-        context = exact.get(name) or exact.get("*." + name.partition(".")[2])
+        context = by_name.get(name) or by_name.get("*." + name.partition(".")[2])
         if context is not None:
             conn.set_context(context)
 

@@ -77,6 +77,26 @@ def test_keys_of_two_kinds_serve_one_name(authority: trustme.CA, cipher: str, ki
     assert kind in layer.info().text
 
 
+@pytest.mark.parametrize("name", ["mx.example.org", ""])
+@pytest.mark.parametrize(("cipher", "kind"), [("ECDHE+aRSA", "RSA"), ("ECDHE+aECDSA", "ECDSA")])
+def test_keys_of_two_kinds_serve_a_name_that_is_one_of_several(authority: trustme.CA, cipher: str, kind: str,
+                                                               name: str) -> None:
+    server = server_context([pair_of(authority, "mx.example.org", "smtp.example.org"),
+                             pair_of(authority, "other.example.org"), pair_of(authority, "mx.example.org", rsa=True)])
+    client = client_context(verify=bool(name), ca=ca_of(authority), protocols="tlsv1.2", ciphers=cipher)
+    layer = TlsLayer(client, server=False, name=name)
+    shake(layer, TlsLayer(server, server=True))
+    assert kind in layer.info().text
+
+
+def test_a_name_never_gets_the_key_of_another(authority: trustme.CA) -> None:
+    server = server_context([pair_of(authority, "mx.example.org", "smtp.example.org"),
+                             pair_of(authority, "mx.example.org", rsa=True)])
+    only_rsa = client_context(verify=True, ca=ca_of(authority), protocols="tlsv1.2", ciphers="ECDHE+aRSA")
+    with pytest.raises(TlsError):
+        shake(TlsLayer(only_rsa, server=False, name="smtp.example.org"), TlsLayer(server, server=True))
+
+
 def test_a_key_of_another_certificate_is_refused(authority: trustme.CA) -> None:
     cert, _ = pem_of(authority, "one.example.org")
     _, key = pem_of(authority, "two.example.org")
