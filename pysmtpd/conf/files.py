@@ -5,6 +5,7 @@ words that only OpenSSL knows."""
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
+from pysmtpd.base.procs import User
 from pysmtpd.conf.config import Pki
 from pysmtpd.conf.diagnostic import about, shown
 from pysmtpd.conf.draft import Draft
@@ -34,7 +35,9 @@ class Files:
         for name, token in self._draft.table_tokens.items():
             table = self._draft.tables.get(name)
             if table is not None and name in self._credentials() and table.backend in ("file", "db"):
-                self._secrecy(table.path, token, "the passwords in it")
+                # Whoever reads a table again, while it runs, is not root.
+                closed = "chmod o=" if self._user else f"chgrp {User.SMTPD.value} {table.path} && chmod g=r,o="
+                self._secrecy(table.path, token, "the passwords in it", closed)
         for token in self._draft.keys:
             self._secrecy(token.file.name, token, "this key")
         for kind, token in self._draft.tls_lists:
@@ -92,14 +95,14 @@ class Files:
         listening = {str(listen.fields.get("auth_table", "")) for listen in self._draft.listens}
         return (listening | {action.auth for action in self._draft.actions.values()}) - {""}
 
-    def _secrecy(self, path: str, token: Token, what: str) -> None:
+    def _secrecy(self, path: str, token: Token, what: str, mend: str = "chmod o=") -> None:
         try:
             found = self._source.stat(path)
         except OSError:
             return
         if found.is_file and found.mode & OTHERS_READ:
             self._warning(token, f"everybody on this machine can read {path} (mode {found.mode:04o}), and {what}",
-                          f"mend it with: chmod o= {path}")
+                          f"mend it with: {mend} {path}")
 
     def _log(self, token: Token) -> None:
         """The file of the log may be missing, its directory may not."""

@@ -82,7 +82,15 @@ def test_a_table_of_passwords_that_everybody_can_read(use: str, mode: int) -> No
 smtpd.conf:{line}:9: warning: everybody on this machine can read /etc/secrets (mode {mode:04o}), and the passwords in it
     table s file:/etc/secrets
             ^^^^^^^^^^^^^^^^^
-  mend it with: chmod o= /etc/secrets"""]
+  mend it with: chgrp _smtpd /etc/secrets && chmod g=r,o= /etc/secrets"""]
+
+
+def test_who_runs_the_daemon_alone_needs_no_group_to_read_passwords() -> None:
+    machine = Machine()
+    machine.put("/etc/secrets", "x joe:pass\n", uid=1000, mode=0o644)
+    text = "action a relay host x auth <s>\nmatch for any action a\ntable s file:/etc/secrets"
+    assert "\n  mend it with: chmod o= /etc/secrets" in "".join(
+        map(str, read(text, machine, unprivileged_user="joe").warnings))
 
 
 def test_a_key_in_a_file_that_everybody_can_read() -> None:
