@@ -3,6 +3,7 @@
 Accepted are dot-strings and quoted strings before the ``@``; domain names whose labels begin and end with a
 letter or digit, address literals, or no domain at all after it.  Source routes are stripped (RFC 5321 C).
 Characters beyond ASCII may stand for letters (RFC 6531 3.3); the domain is then given in A-form.
+All quoted forms of a local-part become the one with the fewest quotes: no rule or table must tell them apart.
 """
 
 import ipaddress
@@ -25,6 +26,8 @@ _PATH = re.compile(
     rf"({_ATOM}(?:\.{_ATOM})*|{_QUOTED})"
     rf"(?:@({_U_NAME}|\[[0-9A-Za-z:.]+\]))?>(?: +|\Z)"
 )
+_DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
+_PAIR = re.compile(r"\\(.)")
 _HIDDEN = re.compile("[\u200c\u200d]")   # joiners: some scripts cannot do without them
 _NULL = re.compile(r"<>(?: +|\Z)")
 _DOMAIN = re.compile(_NAME)
@@ -55,6 +58,8 @@ def parse_path(text: str, default_domain: str) -> tuple[MailAddr, str] | None:
     try:
         if not (user.isascii() or _HIDDEN.sub("", user).isprintable()):
             return None            # it would not look like what it is
+        if user[0] == '"':
+            user = _least_quoted(user)
         if not domain.isascii():
             domain = idn.to_ascii(domain)
             if not _DOMAIN.fullmatch(domain):
@@ -62,6 +67,14 @@ def parse_path(text: str, default_domain: str) -> tuple[MailAddr, str] | None:
         return MailAddr(user, domain), text[match.end() :]
     except ValueError:
         return None
+
+
+def _least_quoted(user: str) -> str:
+    """A quoted string as a dot-string if it is one, else with the quotes it needs (RFC 5321 4.1.2)."""
+    text = _PAIR.sub(r"\1", user[1:-1])
+    if _DOT_STRING.fullmatch(text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _valid_literal(text: str) -> bool:
