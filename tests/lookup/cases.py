@@ -45,11 +45,13 @@ _TAME_MEMBERS = (*USERS, "bob+t", "|/bin/cat", "/var/mail/box", "/var/mail/%{des
                  "carol@example.org", "x@abc.example", "list@lists.example", "| /bin/x a b", '"|/bin/cat -n, -u"')
 _ODD_MEMBERS = ("\\bob", "error:550 No such thing", "error:451 Later", "error:no", "b ad", ":include:@D@/include1",
                 "include:@D@/include2", ":include:@D@/gone", "bob@", "@far.example", "b@d@far.example", "'q'",
-                "Error:552 5.2.2 Full", "<bob@far.example>", "|", "list", "loop@example.org")
+                "Error:552 5.2.2 Full", "<bob@far.example>", "|", "list", "loop@example.org", "Bob+Lists", "Carol+T")
 
 
 class Writer:
     """One case that is being written."""
+
+    LONG = 0.04                    # of the tables of aliases have a list of more than 100
 
     def __init__(self, seed: int, *, odd: float = 0.1, now: int = 0) -> None:
         """odd: how often a member of a list is an unusual one.  now: seconds since the epoch."""
@@ -142,7 +144,10 @@ class Writer:
 
     def aliases(self) -> str:
         names = self.rng.sample(_NAMES, 7) + ["list+t", "bob+work"][: self.rng.randint(0, 2)]
-        return self.table([f"{name}: {self.members()}" for name in names], pairs=True)
+        entries = [f"{name}: {self.members()}" for name in names]
+        if self.rng.random() < self.LONG:
+            entries[0] += "".join(f", x{number}@abc.example" for number in range(100)) + f", {self.members()}"
+        return self.table(entries, pairs=True)
 
     def virtual(self) -> str:
         keys = [f"{name}@{self.rng.choice(_DOMAINS)}" for name in self.rng.sample(_NAMES, 5)]

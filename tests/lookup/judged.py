@@ -144,7 +144,12 @@ class Judge:
         if foretold[0] != there[0]:
             quirks = ALL | {"errno"}
             foretold = self.there(self.book.walk(who, rcpt, quirks))
-        return Foretold(foretold, here, rows_between(self.book, who, rcpt, quirks) if foretold != here else [])
+        rows = rows_between(self.book, who, rcpt, quirks) if foretold != here else []
+        if set(map(tuple, there[1])) == set(foretold[1]) and len(there[1]) != len(foretold[1]):
+            # How many copies there are depends on where nodes were in OpenSMTPD's memory (tests/lookup/ordered.py).
+            foretold = foretold[0], [(*one,) for one in there[1]]
+            rows = rows if "two copies" in rows or foretold == here else [*rows, "two copies"]
+        return Foretold(foretold, here, rows)
 
     def there(self, verdict: Verdict) -> Verdict:
         """With the directory of the case as it is written there."""

@@ -47,6 +47,12 @@ def test_most_verdicts_are_the_same_and_of_every_kind() -> None:
     assert len([one for one in same if len(one[1]) > 1]) > 30
 
 
+def test_each_row_is_seen() -> None:
+    rows = {row for path in HERE.glob("*.json") for session in read(path)["verdicts"] for one in session
+            for row in (one[2].split(" + ") if len(one) > 2 else ())}
+    assert rows == set(ROWS)
+
+
 def test_each_difference_is_a_row() -> None:
     text = DIFFERENCES.read_text()
     assert [row for row in ROWS.values() if row not in text] == []
