@@ -20,7 +20,7 @@ class _Place:
 
 
 def _key(step: Any) -> tuple[object, ...]:
-    return step.kind.value, step.same, step.uid is not None, step.octets.rstrip(b"\0")
+    return step.order, step.same, step.uid is not None, step.octets.rstrip(b"\0")
 
 
 def compare(one: Any, other: Any) -> int:

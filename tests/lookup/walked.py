@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pysmtpd.conf.config import Action, Config, Method, Table
+from pysmtpd.conf.config import Action, Config, Method, Rule, Table
 from tests.lookup.judging import Entries, Session, Tests
 from tests.lookup.ordered import Ordered
 from tests.lookup.rewriting import Scheme
@@ -45,6 +45,9 @@ ROWS = {
 }
 # What OpenSMTPD does each time; "errno" depends on what it did before.
 ALL = frozenset(ROWS) - {"errno"}
+
+# Those that rules are about.
+JUDGING = frozenset({"tls", "rdns", "star", "brackets", "everybody", "regex", "literal"})
 
 PERM, TEMP = "550 Invalid recipient", "451 Temporary failure"
 LIST_PERM, LIST_TEMP = "524 5.2.4 Mailing list expansion problem", "424 4.2.4 Mailing list expansion problem"
@@ -83,7 +86,7 @@ class Step:
         self.forwarded = False
         self.key = key
         self.tag = ""
-        self.octets = item.octets
+        self.octets, self.order = item.octets, item.kind.value
 
     @property
     def dest(self) -> str:
@@ -147,8 +150,17 @@ class Book:
         self.config = config
         self.tables = tables
         self.users = users
+        self.decided: dict[tuple[Session, str, bool, frozenset[str]], tuple[Rule | None, bool]] = {}
         keys = tuple(key.value for key in (config.srs_key, config.srs_backup) if key is not None)
         self.rewritten = Scheme(keys, config.srs_ttl, now) if config.srs_key is not None else None
+
+    def decide(self, session: Session, dest: str, internal: bool, quirks: frozenset[str]) -> tuple[Rule | None, bool]:
+        """The rule for an address, and whether nobody can tell now."""
+        key = session, dest, internal, quirks
+        if key not in self.decided:
+            tests = Tests(session, dest, internal, self.tables, quirks)
+            self.decided[key] = tests.first(self.config.rules), tests.unknown
+        return self.decided[key]
 
     def reverse(self, rcpt: str, sender: str, quirks: frozenset[str]) -> str:
         """Whom a bounce to a rewritten address is for."""
@@ -288,10 +300,9 @@ class _Walk:
 
     def _address(self, step: Step) -> None:
         internal = step.above is not None or self.internal
-        tests = Tests(self.session, f"{step.user}@{step.domain}", internal, self.book.tables, self.quirks)
-        rule = tests.first(self.book.config.rules)
+        rule, unknown = self.book.decide(self.session, f"{step.user}@{step.domain}", internal, self.quirks & JUDGING)
         if rule is None:
-            raise Failed(TEMP if tests.unknown else PERM, alone=not tests.unknown)
+            raise Failed(TEMP if unknown else PERM, alone=not unknown)
         if not rule.action:
             raise Failed(TEMP if "errno" in self.quirks else PERM, alone=True)
         action = step.action = self.book.config.actions[rule.action]

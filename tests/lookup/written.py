@@ -4,6 +4,7 @@ import enum
 import ipaddress
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -46,6 +47,9 @@ class Bad(NamedTuple):
     text: str
 
 
+# The switches that reading is about.
+READING = frozenset({"bad address", "empty command", "case", "direct"})
+
 _ERROR = re.compile(r":?error:([45]\d\d [a-z0-9].*)", re.IGNORECASE)
 _INCLUDE = re.compile(r":?include:(/.*)", re.IGNORECASE)
 _LOCAL = re.compile(r"[a-zA-Z0-9!#$%*/?|^{}`~&'+=_.-]*")
@@ -53,8 +57,17 @@ _HOST = re.compile(r"[a-zA-Z0-9.-]+")
 _NAME = re.compile(r"[a-zA-Z0-9_.+-]*")
 
 
-def items(line: str, quirks: frozenset[str]) -> Iterator[Item | Bad]:
+def items(line: str, quirks: frozenset[str]) -> list[Item | Bad]:
     """The members of a list."""
+    return _items(line, quirks & READING)
+
+
+@lru_cache(4096)
+def _items(line: str, quirks: frozenset[str]) -> list[Item | Bad]:
+    return list(_read_all(line, quirks))
+
+
+def _read_all(line: str, quirks: frozenset[str]) -> Iterator[Item | Bad]:
     for text, direct in split(line, comments="bad address" not in quirks):
         if text is None:
             yield Bad(line)
