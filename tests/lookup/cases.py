@@ -31,6 +31,10 @@ _USERNAMES = ("bob", "carol", "Erin", "dave+t", "carol@example.org", "bob@Far.Ex
 _WHO = ("bob", "carol", "@example.org", "bob@far.example", "erin", "dave", "carol@*.org", "dave+t")
 # Of "secret".
 HASH = "$6$abcdefgh$ltjgWl6579NluT/Vi1nwEvcil.G5Nbc4NiXZaNGStk8PSwGfQv72N2CKPPrVACtLtip/cZ/1GM/O6IND4WQhG."
+QUERIES = """dbpath @D@/@T@.sqlite
+query_alias SELECT value FROM entry WHERE key = ?
+query_userinfo SELECT uid, gid, home FROM user WHERE name = ?
+"""
 _LITERALS = ("[127.0.0.1]", "[192.0.2.9]", "[IPv6:::1]")
 _HELOS = ("client.far.example", "mx.example.org", "localhost", "abc.example", "[127.0.0.1]", "h3")
 _RDNS = {"127.0.0.1": "localhost", "127.0.0.2": "client.far.example", "127.0.0.3": "<unknown>",
@@ -59,7 +63,8 @@ class Writer:
         self.odd = odd
         self.now = now
         self.logs_in, self.rewrites = self.rng.random() < 0.4, self.rng.random() < 0.3
-        self.backends = self.rng.choice((("file",), ("file", "db"), ("file", "plain"), ("db", "plain")))
+        self.backends = self.rng.choice((("file",), ("file", "db"), ("file", "plain"), ("db", "plain"),
+                                         ("sqlite", "file")))
         self.pool = self.rng.choice((_MEMBERS, _TAME_MEMBERS))
         self.lines: list[str] = []
         self.files: dict[str, str] = {}
@@ -114,7 +119,10 @@ class Writer:
         if pairs:
             self.files[name] = "".join(f"{entry}\n" for entry in entries)
             backend = self.rng.choice(self.backends)
-            self.lines.append(f"table {name} {backend}:@D@/{name}{'.db' * (backend == 'db')}")
+            if backend == "sqlite":
+                self.files[f"{name}.sqlite.conf"] = QUERIES.replace("@T@", name)
+            suffix = {"db": ".db", "sqlite": ".sqlite.conf"}.get(backend, "")
+            self.lines.append(f"table {name} {backend}:@D@/{name}{suffix}")
         elif kind < 0.4 and not any(":" in entry for entry in entries):
             self.files[name] = "# a list\n" + "".join(f"{entry}\n" for entry in entries)
             db = "db" in self.backends and self.rng.random() < 0.5

@@ -4,7 +4,10 @@ A verdict is the reply to RCPT, and with 250 the deliveries: agent, destination,
 sub-address.
 """
 
+import contextlib
 import re
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from pysmtpd.lookup.table_slow import Answer, Question, SlowTable
 from pysmtpd.maps import cdb
 from pysmtpd.maps.text import parse
 from pysmtpd.session.path import parse_path
+from pysmtpd.tables.sqlite import Sqlite
 from tests.conf.machine import PATH, Machine
 from tests.lookup.cases import UIDS
 from tests.lookup.judging import Session
@@ -56,14 +60,29 @@ class Files:
 
 
 class Asked(SlowTable):
-    """A program that has these entries."""
+    """A program, without the pipe."""
 
-    def __init__(self, name: str, entries: dict[str, str]) -> None:
-        super().__init__(name, "plain")
-        self.entries = entries
+    def __init__(self, name: str, program: Callable[[str], str | None] | Sqlite) -> None:
+        super().__init__(name, "program")
+        self.program = program
 
     async def ask(self, question: Question) -> Answer:
-        return self.entries.get(question.key)
+        if isinstance(self.program, Sqlite):
+            return self.program.lookup(question.service.value, question.key)
+        return self.program(question.key)
+
+
+def make_sqlite(text: str, path: Path) -> None:
+    """A database of the entries of a table: a row for each member that is plain."""
+    path.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE entry (key TEXT, value TEXT)")
+        database.execute("CREATE TABLE user (name TEXT, uid INTEGER, gid INTEGER, home TEXT)")
+        for key, value in parse(text, str(path)).entries:
+            rows = [value] if set(value) & set("\"'|\\:") else value.split(", ")
+            database.executemany("INSERT INTO entry VALUES (?, ?)", [(key.lower(), row) for row in rows])
+            if value.count(":") == 2:
+                database.execute("INSERT INTO user VALUES (?, ?, ?, ?)", (key.lower(), *value.split(":")))
 
 
 def make_map(source: Path, database: Path) -> None:
@@ -102,7 +121,9 @@ class Judge:
         conf = self.put(case["conf"])
         # A program that knows whole keys and no more: its questions are answered here.
         programs = set(re.findall(r"^table (\w+) plain:", conf, re.MULTILINE))
-        machine = Machine(re.sub(r"^(table \w+) plain:", r"\1 file:", conf, flags=re.MULTILINE))
+        sqlite = dict(re.findall(r"^table (\w+) sqlite:(.*)", conf, re.MULTILINE))
+        machine = Machine(re.sub(r"^(table \w+) (?:plain:(.*)|sqlite:(.*)\.sqlite\.conf)", r"\1 file:\2\3", conf,
+                                 flags=re.MULTILINE))
         machine.name = HOSTNAME
         machine.addresses = {"lo": ["127.0.0.1", "::1"]}
         for name, text in case["files"].items():
@@ -110,6 +131,8 @@ class Judge:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.put(text))
             machine.put(str(path), self.put(text))
+            if name in sqlite:
+                make_sqlite(self.put(text), directory / f"{name}.sqlite")
             database = directory / f"{name}.db"
             if f"db:{database}\n" in conf:
                 if not database.exists():
@@ -121,7 +144,8 @@ class Judge:
         assert loaded.config is not None, "\n".join(map(str, loaded.errors))
         users = static("<getpwnam>")
         users.fill((user, f"{UIDS[user]}:{UIDS[user]}:{directory}/home/{user}") for user in case["users"])
-        made = [Asked(one.name, read_table(loaded.config.tables[one.name])) if one.name in programs else one
+        made = [Asked(one.name, read_table(loaded.config.tables[one.name]).get) if one.name in programs else
+                Asked(one.name, Sqlite(sqlite[one.name])) if one.name in sqlite else one
                 for one in build_tables(loaded.config) if one.name != users.name]
         tables = Tables([users, *made])
         self.expander = Expander(loaded.config, Ruleset(loaded.config.rules, tables), tables, Homes(), Files())

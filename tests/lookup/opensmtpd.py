@@ -5,7 +5,7 @@
 
 smtpd and smtpctl are configured with those directories as their queue and socket paths, and with table-db.  They run
 in namespaces of their own: no network but loopback, and neither their users nor their files are seen by anybody else.
-The program tests/lookup/table-plain has to be in the directory for table programs.
+tests/lookup/table-plain and table-sqlite have to be in the directory for table programs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 from pysmtpd.lookup.expand import explain
 from tests.lookup.cases import UIDS, USERS, Writer
-from tests.lookup.judged import HOSTNAME, Judge
+from tests.lookup.judged import HOSTNAME, Judge, make_sqlite
 from tests.lookup.walked import Verdict
 
 WAIT = 10.0                        # seconds for the daemon to come up, and for each reply
@@ -75,6 +75,8 @@ def collect(case: dict[str, Any], args: argparse.Namespace, top: Path) -> list[l
         path.write_text(text.replace("@D@", str(directory)))
         if path.name == ".forward":
             os.chown(path, path.parent.stat().st_uid, 0)
+        if f"sqlite:@D@/{name}.sqlite.conf\n" in case["conf"]:
+            make_sqlite(path.read_text(), directory / f"{name}.sqlite")
         if f"db:@D@/{name}.db\n" in case["conf"]:
             listed = text.startswith("# a list")
             subprocess.run(["makemap", *(["-t", "set"] if listed else []), "-o", f"{path}.db", path], check=True,
