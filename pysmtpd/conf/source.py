@@ -46,7 +46,8 @@ class Source(Protocol):
         """The paths that match, sorted."""
 
     def interfaces(self) -> Mapping[str, list[str]]:
-        """The addresses of each network interface; IPv6 without brackets, link-local ones with ``%scope``."""
+        """The addresses of each network interface, and of each group of them; IPv6 without brackets, link-local ones
+        with ``%scope``."""
 
     def hostname(self) -> str:
         """The server's name as mailname or the system give it; may be empty."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from pysmtpd.base.paths import MAILNAME_FILES
 from pysmtpd.conf.source import FILE_MAX, Certificate, Stat
 from pysmtpd.privsep import access
+from pysmtpd.privsep.groups import groups
 from pysmtpd.privsep.interfaces import getifaddrs
 
 HOSTS_FILE = "/etc/hosts"
@@ -56,7 +57,9 @@ class SystemSource:
         found: dict[str, list[str]] = {}
         for name, address in getifaddrs():
             found.setdefault(name, []).append(address)
-        return found
+        of_groups = {group: [address for name in names for address in found.get(name, ())]
+                     for group, names in groups().items() if group not in found}
+        return found | {group: addresses for group, addresses in of_groups.items() if addresses}
 
     def hostname(self) -> str:
         """The first line of mailname, else the system's name with its domain."""
