@@ -224,6 +224,12 @@ class Io:
         except Exception:  # noqa: BLE001  (a bug in one session must not end the others)
             self._broken()
 
+    def _tell_tls(self, info: "TlsInfo") -> None:
+        try:
+            self._handler.io_tls(info)
+        except Exception:  # noqa: BLE001  (likewise)
+            self._broken()
+
     def _tell_data(self, data: bytes) -> None:
         try:
             self._handler.io_data(data)
@@ -339,33 +345,29 @@ class Io:
     # TLS
 
     def _begin_tls(self) -> None:
-        from pysmtpd.privsep import tls  # only the processes that speak TLS load it, before their jail
-
         assert self._tls_next is not None
         context, server, name = self._tls_next
         self._tls_next = None
-        self._tls = tls.TlsLayer(context, server=server, name=name)
+        self._tls = context.begin(server=server, name=name)
         self.deadline = monotonic() + (min(HANDSHAKE_TIMEOUT, self._timeout) if server else self._timeout)
         self.resume()
         if not server:
             self._tls_feed(b"")
 
     def _tls_feed(self, data: bytes) -> None:
-        from pysmtpd.privsep.tls import TlsError
-
         layer = self._tls
         assert layer is not None
         was_ready = layer.ready
         try:
             plain = layer.feed(data)
-        except TlsError as error:
+        except layer.Failed as error:
             self._last_words(layer.outgoing())
             self._fail(f"TLS: {error}")
             return
         if layer.ready and not was_ready:
             self.deadline = monotonic() + self._timeout
             info = layer.info()
-            self._tell(lambda: self._handler.io_tls(info))
+            self._tell_tls(info)
         for piece in plain:
             if self.closed:
                 return

@@ -66,6 +66,18 @@ class Records:
         if size <= 0:
             self._conn._raise_ssl_error(self._ssl, size)
 
+    def shut(self) -> None:
+        """Say good-bye.  Whoever does not listen any more does not matter."""
+        if _lib.SSL_shutdown(self._ssl) < 0:
+            _lib.ERR_clear_error()
+
+    def agreed(self) -> str:
+        """Version, cipher and its bits, after the handshake."""
+        cipher = _lib.SSL_get_current_cipher(self._ssl)
+        bits = _lib.SSL_CIPHER_get_bits(cipher, _ffi.NULL)
+        version, name = _ffi.string(_lib.SSL_get_version(self._ssl)), _ffi.string(_lib.SSL_CIPHER_get_name(cipher))
+        return f"{version.decode()}:{name.decode()}:{bits}"
+
     def _ended(self, result: int) -> bool:
         """False: there is only nothing to do now.  Raises what else it was."""
         why = _lib.SSL_get_error(self._ssl, result)

@@ -39,17 +39,24 @@ class TlsContext:
         self.context = context
         self.verify = verify
 
+    def begin(self, *, server: bool, name: str = "") -> "TlsLayer":
+        """A new connection."""
+        return TlsLayer(self, server=server, name=name)
+
 
 class TlsLayer:
     """One connection."""
 
-    __slots__ = ("_conn", "_context", "_expect", "_records", "_taken", "ended", "more", "ready")
+    Failed = TlsError
+
+    __slots__ = ("_conn", "_context", "_expect", "_records", "_server", "_taken", "ended", "more", "ready")
 
     def __init__(self, context: TlsContext, *, server: bool, name: str = "") -> None:
         self.ready = False
         self.ended = False         # the peer closed its side
         self.more = False          # there are records left: feed on, with nothing, before anything new
         self._taken = 0            # octets of the handshake
+        self._server = server
         self._context = context
         self._conn = SSL.Connection(context.context, None)
         if server:
@@ -106,14 +113,15 @@ class TlsLayer:
     def shutdown(self) -> bytes:
         """What says good-bye."""
         if self.ready:
-            with contextlib.suppress(SSL.Error):
-                self._conn.shutdown()
-        return self.outgoing()
+            self._records.shut()
+        return self._records.take()
 
     def info(self) -> TlsInfo:
         """After the handshake."""
+        text = self._records.agreed()
+        if self._server and not self._context.verify:
+            return TlsInfo(text, "", False)        # no client was asked for a certificate
         cert = self._conn.get_peer_certificate(as_cryptography=True)
-        text = f"{self._conn.get_protocol_version_name()}:{self._conn.get_cipher_name()}:{self._conn.get_cipher_bits()}"
         verified = cert is not None and self._context.verify
         return TlsInfo(text, f"SHA256:{cert.fingerprint(hashes.SHA256()).hex()}" if cert else "", verified,
                        people_of(cert) if cert is not None and verified and not self._expect else ())
