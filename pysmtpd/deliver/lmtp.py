@@ -71,8 +71,10 @@ class Lmtp:
         if self._tx.smtputf8 and not self._client.extensions.smtputf8:
             self._quit()
             raise permfail("5.6.7", "LMTP server error: it does not take internationalized mail (SMTPUTF8)")
+        # Whether the header is beyond ASCII is not known here: who knows of SMTPUTF8 is told that it may be.
+        tx = self._tx._replace(smtputf8=self._tx.smtputf8 or self._tx.has_8bit)
         try:
-            self._run(self._client.send(self._tx))
+            self._run(self._client.send(tx))
         except ValueError as error:
             self.abort()
             raise permfail("5.1.0", f"{error}") from None

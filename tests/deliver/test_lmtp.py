@@ -172,6 +172,23 @@ def test_bad_destinations(text: str) -> None:
         parse_destination(text)
 
 
+@pytest.mark.parametrize(("tx", "offered", "said"), [
+    (TX, True, b""), (TX._replace(has_8bit=True), True, b" SMTPUTF8"), (TX._replace(has_8bit=True), False, b""),
+    (TX._replace(smtputf8=True), True, b" SMTPUTF8"), (TX._replace(smtputf8=True), False, None),
+])
+def test_only_addresses_need_smtputf8_and_headers_may_have_it(
+        server: Make, tx: Transaction, offered: bool, said: bytes | None) -> None:
+    one, path = server(**({"LHLO": "250-x\r\n250 SMTPUTF8"} if offered else {}))
+    if said is None:
+        with pytest.raises(Failed) as failed:
+            Lmtp(path, tx, timeout=10)
+        assert failed.value.verdict.esc == "5.6.7"
+        return
+    Lmtp(path, tx, timeout=10).abort()
+    [mail] = [line for line in one.lines if line.startswith(b"MAIL")]
+    assert (b" SMTPUTF8" in mail) is bool(said)
+
+
 def test_binary_mail_is_refused_by_a_server_that_cannot_take_it(server: Make) -> None:
     one, path = server()
     with pytest.raises(Failed) as failed:
