@@ -45,4 +45,4 @@ def test_bare_newline(start: Start, box: Path, user: str, port: int, recipient: 
     [text] = mail.maildir(box / "m")
     assert b"\nSubject: x\nX-Test: bare\n" in text
     assert text.endswith(b"\n\none\n.\nMAIL FROM:<evil@example.net>\nRCPT TO:<%s>\nDATA\n"
-                         b"Subject: smuggled\nX-Test: smuggled\n\ntwo\n.\nthree\n" % to)
+                         b"Subject: smuggled\nX-Test: smuggled\n\ntwo\n\nthree\n" % to)   # the last dot began a line: CRLF was before it
