@@ -23,8 +23,10 @@ from pysmtpd.messages import (
     CtlExplain,
     CtlPause,
     CtlQueueShown,
+    CtlResumeRoute,
     CtlShowEnvelope,
     CtlShowMessage,
+    CtlShowMta,
     CtlShowQueue,
     CtlShowStatus,
     CtlStats,
@@ -291,6 +293,16 @@ class Control(Process):
     def explain(self, peer: Peer, message: CtlExplain) -> None:
         question = self._question(Question(self._clients[peer], message))
         self.ask(question, Proc.LKA, _with_reqid(message, question.ours))
+
+    @handles(CtlShowMta)
+    def show_mta(self, peer: Peer, message: CtlShowMta) -> None:
+        question = self._question(Question(self._clients[peer], message))
+        self.ask(question, Proc.MTA, _with_reqid(message, question.ours))
+
+    @handles(CtlResumeRoute)
+    def resume_route(self, peer: Peer, message: CtlResumeRoute) -> None:
+        question = self._question(Question(self._clients[peer], message))
+        self.ask(question, Proc.MTA, _with_reqid(message, question.ours))
 
     @handles(CtlShowQueue)
     def show_queue(self, peer: Peer, message: CtlShowQueue) -> None:

@@ -1061,7 +1061,7 @@ class CtlShowMessage(Message):
     offset: U64
 
 
-@declare(0xED, QUEUE >> CONTROL, LKA >> CONTROL, CONTROL >> CLIENT, bulk=True)
+@declare(0xED, QUEUE >> CONTROL, LKA >> CONTROL, MTA >> CONTROL, CONTROL >> CLIENT, bulk=True)
 class CtlText(Message):
     """A piece of what was asked for; not found: there is no such thing."""
 
@@ -1117,6 +1117,23 @@ class CtlUpdateTable(Message):
 
     reqid: U64
     table: Name
+
+
+@declare(0xF5, CLIENT >> CONTROL, CONTROL >> MTA)
+class CtlShowMta(Message):
+    """hosts, hoststats, relays or routes, from behind this many lines on; answered by CtlText."""
+
+    reqid: U64
+    what: Name
+    after: U32
+
+
+@declare(0xF6, CLIENT >> CONTROL, CONTROL >> MTA)
+class CtlResumeRoute(Message):
+    """A route that rests shall be tried again now; answered by CtlDone."""
+
+    reqid: U64
+    route: U64
 
 
 @declare(0xF4, CLIENT >> CONTROL, CONTROL >> LKA)

@@ -11,7 +11,19 @@ from typing import ClassVar
 from pysmtpd.base.logline import Level
 from pysmtpd.base.procs import Proc
 from pysmtpd.imsg import Message
-from pysmtpd.messages import MtaLookedUp, MtaResolved, QueueBody, QueueCancel, QueueDeliver, RenewFiles, SetupFile
+from pysmtpd.messages import (
+    CtlDone,
+    CtlResumeRoute,
+    CtlShowMta,
+    CtlText,
+    MtaLookedUp,
+    MtaResolved,
+    QueueBody,
+    QueueCancel,
+    QueueDeliver,
+    RenewFiles,
+    SetupFile,
+)
 from pysmtpd.privsep.ioev import Io, dial
 from pysmtpd.privsep.keyfiles import KeyFiles
 from pysmtpd.privsep.mproc import Peer
@@ -24,7 +36,7 @@ from pysmtpd.privsep.tls_context import (
     load_pair,
     system_authorities,
 )
-from pysmtpd.relay import tls_policy
+from pysmtpd.relay import report, tls_policy
 from pysmtpd.relay.shell import Handler, Link
 from pysmtpd.relay.tls_policy import TlsPolicy
 from pysmtpd.relay.transfer import TransferAgent
@@ -106,6 +118,20 @@ class Mta(Process):
     @handles(QueueDeliver)
     def deliver(self, _peer: Peer, message: QueueDeliver) -> None:
         self.agent.deliver(message)
+
+    @handles(CtlShowMta)
+    def show(self, peer: Peer, message: CtlShowMta) -> None:
+        try:
+            text, last = report.page(self.agent.known(), message.what, message.after)
+        except KeyError:
+            peer.send(CtlText(message.reqid, b"", True, False))
+        else:
+            peer.send(CtlText(message.reqid, text, last))
+
+    @handles(CtlResumeRoute)
+    def resume_route(self, peer: Peer, message: CtlResumeRoute) -> None:
+        there = self.agent.resume_route(message.route)
+        peer.send(CtlDone(message.reqid, there, "" if there else "no such route"))
 
     @handles(QueueCancel)
     def cancel(self, _peer: Peer, message: QueueCancel) -> None:

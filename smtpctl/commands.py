@@ -125,7 +125,15 @@ for _line in ("<evpid>", "<msgid>", "all"):
     tree.install(f"resume envelope {_line}", _envelopes("RESUME", "resumed"))
 for _line in ("mda", "mta"):
     tree.install(f"resume {_line}", _pause(_line, True))
-_later("resume route <routeid>")
+
+
+@tree.command("resume route <routeid>")
+def resume_route(connect: Connect, number: int) -> int:
+    from pysmtpd.messages import CtlResumeRoute
+
+    return _result(connect().ask(CtlResumeRoute(1, number)))
+
+
 tree.install("resume smtp", _pause("smtp", True))
 for _line in ("<msgid>", "<evpid>", "all"):
     tree.install(f"schedule {_line}", _envelopes("SCHEDULE", "scheduled"))
@@ -144,7 +152,24 @@ def show_envelope(connect: Connect, evpid: int) -> int:
     return 0
 
 
-_later("show hoststats")
+def _show_mta(what: str) -> Callable[[Connect], int]:
+    def show(connect: Connect) -> int:
+        from pysmtpd.messages import CtlShowMta, CtlText
+
+        control, after = connect(), 0
+        while True:
+            answer = control.ask(CtlShowMta(1, what, after))
+            if not isinstance(answer, CtlText) or not answer.found:
+                raise Failure("bad message type")
+            _write(answer.chunk)
+            if answer.last:
+                return 0
+            after += answer.chunk.count(b"\n")
+
+    return show
+
+
+tree.install("show hoststats", _show_mta("hoststats"))
 
 
 @tree.command("show message <msgid>", "show message <evpid>")
@@ -208,7 +233,8 @@ def queue_line(listing: "Listing", now: int) -> str:
     return "|".join(fields)
 
 
-_later("show hosts", "show relays", "show routes")
+for _line in ("hosts", "relays", "routes"):
+    tree.install(f"show {_line}", _show_mta(_line))
 
 
 @tree.command("show stats")

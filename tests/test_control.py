@@ -23,7 +23,9 @@ from pysmtpd.messages import (
     CtlEnvelopes,
     CtlPause,
     CtlQueueShown,
+    CtlResumeRoute,
     CtlShowMessage,
+    CtlShowMta,
     CtlShowQueue,
     CtlShowStatus,
     CtlStats,
@@ -206,7 +208,8 @@ def test_strangers_may_only_submit(world: World) -> None:
     world.control._operators = {ME + 1}
     world.other(Proc.SMTP).answer = world.others[Proc.SMTP][1].answer = answer_with("no", False)
     questions = (CtlPause(1, "mta", False), CtlEnvelopes(1, EnvelopeCommand.REMOVE, 0, 0, 0), CtlShowQueue(1, 0, 0),
-                 CtlShowMessage(1, 1, 0), CtlStats(1), CtlTrace(1, 1, 0), CtlShowStatus(1))
+                 CtlShowMessage(1, 1, 0), CtlShowMta(1, "hosts", 0), CtlResumeRoute(1, 1), CtlStats(1),
+                 CtlTrace(1, 1, 0), CtlShowStatus(1))
     for question in questions:
         assert world.caller().ask(question) == CtlDone(1, False, "need root privileges")
     assert world.caller().ask(CtlSubmit(1, 0)) == CtlDone(1, False, "no")
@@ -287,6 +290,16 @@ def test_other_questions_are_passed_on_under_an_id_of_controls_own(world: World)
     assert (queue.asked[1].msgid, queue.asked[1].offset) == (5, 40)
     queue.answer = answer_with("not now", False)
     assert caller.ask(CtlShowQueue(1, 0, 0)) == CtlDone(1, False, "not now")
+
+
+def test_what_concerns_routes_is_asked_of_mta(world: World) -> None:
+    caller, mta = world.caller(), world.other(Proc.MTA)
+    mta.answer = lambda message: CtlText(message.reqid, b"1. [] <-> 192.0.2.1\n", True)
+    assert caller.ask(CtlShowMta(1, "routes", 3)) == CtlText(1, b"1. [] <-> 192.0.2.1\n", True)
+    assert (mta.asked[0].what, mta.asked[0].after) == ("routes", 3)
+    mta.answer = answer_with("no such route", False)
+    assert caller.ask(CtlResumeRoute(2, 9)) == CtlDone(2, False, "no such route")
+    assert mta.asked[1].route == 9
 
 
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.0\r\n\r\n", b"\0" * 16, b"\xff" * 64, b"\0\xe4\0\0" + b"\xee" * 40])

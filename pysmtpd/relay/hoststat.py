@@ -32,6 +32,10 @@ class HostStats:
     def __getitem__(self, domain: str) -> HostStat:
         return self._all[domain.lower()]
 
+    def items(self) -> list[tuple[str, HostStat]]:
+        """By name."""
+        return sorted(self._all.items())
+
     def failed(self, domain: str, evpid: int, text: str, now: int, *, unreachable: bool = False) -> None:
         """unreachable: there was no host to speak with."""
         deferred = self._told(domain, text, now)

@@ -41,10 +41,11 @@ class Host(Usage):
 class Route(Usage):
     """From a source to a port of a host: that one server there is down says nothing of the others."""
 
-    __slots__ = ("disabled_until", "host", "lastdisc", "penalty", "proven", "source")
+    __slots__ = ("disabled_until", "host", "id", "lastdisc", "penalty", "proven", "source")
 
-    def __init__(self, source: str, host: Host) -> None:
+    def __init__(self, source: str, host: Host, id: int = 0) -> None:
         super().__init__()
+        self.id = id               # as smtpctl shows it
         self.source = source
         self.host = host
         self.penalty = 0
@@ -87,6 +88,7 @@ class Network:
         self.domains: dict[str, Usage] = {}
         self.hosts: dict[str, Host] = {}
         self.routes: dict[tuple[str, str, int], Route] = {}
+        self._last = 0             # id of a route
 
     def source(self, address: str) -> Usage:
         return self.sources.get(address) or self.sources.setdefault(address, Usage())
@@ -99,7 +101,11 @@ class Network:
 
     def route(self, source: str, address: str, port: int = 25) -> Route:
         key = source, address, port
-        return self.routes.get(key) or self.routes.setdefault(key, Route(source, self.host(address)))
+        found = self.routes.get(key)
+        if found is None:
+            self._last += 1
+            found = self.routes[key] = Route(source, self.host(address), self._last)
+        return found
 
     def sweep(self, clock: float) -> None:
         """Forget what nobody used for long."""

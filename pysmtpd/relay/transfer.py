@@ -27,6 +27,7 @@ from pysmtpd.relay.connector import Blocked, Connect, Exhausted
 from pysmtpd.relay.hoststat import HostStats
 from pysmtpd.relay.lookup import Questions
 from pysmtpd.relay.relay import Candidate, Connection, Failure, Relay, RelayKey, relay_key
+from pysmtpd.relay.report import Known
 from pysmtpd.relay.results import Results
 from pysmtpd.relay.route import PTR_KEEP, Network, Route, Usage
 from pysmtpd.relay.session import Aborted, Session
@@ -456,6 +457,18 @@ class TransferAgent:
             self.shell.log(logline.MTA_ROUTE_DISABLED.format(route=route, seconds=seconds))
             self.shell.later(seconds, partial(self._enable, route))
 
+    def resume_route(self, number: int) -> bool:
+        """Somebody knows that it works again; False when there is no such route."""
+        route = next((one for one in self.network.routes.values() if one.id == number), None)
+        if route is None:
+            return False
+        if route.disabled_until:
+            route.enable()
+            self.shell.log(logline.MTA_ROUTE_ENABLED.format(route=route))
+        for relay in self.relays.values():
+            self.mark(relay)
+        return True
+
     def _enable(self, route: Route) -> None:
         if route.disabled_until and route.disabled_until <= self.shell.clock() + 1:
             route.enable()
@@ -506,6 +519,10 @@ class TransferAgent:
     def quiet(self) -> bool:
         """Whether no session is at work."""
         return not any(session.busy for relay in self.relays.values() for session in relay.sessions)
+
+    def known(self) -> Known:
+        """What smtpctl may be shown."""
+        return Known(list(self.relays.values()), self.network, self.hosts, self.shell.clock())
 
     def counters(self) -> dict[str, int]:
         """Statistics of this moment."""

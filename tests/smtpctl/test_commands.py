@@ -19,8 +19,10 @@ from pysmtpd.messages import (
     CtlEnvelopes,
     CtlPause,
     CtlQueueShown,
+    CtlResumeRoute,
     CtlShowEnvelope,
     CtlShowMessage,
+    CtlShowMta,
     CtlShowQueue,
     CtlShowStatus,
     CtlStats,
@@ -231,9 +233,25 @@ def test_a_daemon_that_makes_no_sense(answer: bytes, text: str, path: Path,
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["show hosts", "show relays", "show routes", "show hoststats", "monitor", "encrypt",
-                                   "encrypt x", "spf walk", "discover 00000001", "profile imsg",
-                                   "unprofile queue", "resume route 1", "show mta paused"])
+@pytest.mark.parametrize("what", ["hosts", "hoststats", "relays", "routes"])
+def test_what_mta_knows_comes_in_pages(what: str, path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    pages = {0: CtlText(1, b"one\ntwo\n", False), 2: CtlText(1, b"three\n", True)}
+    with daemon(path, lambda ask: pages[ask.after]) as there:  # type: ignore[attr-defined]
+        assert run(path, "show", what) == 0
+    assert capfdbinary.readouterr().out == b"one\ntwo\nthree\n"
+    assert there.asked == [CtlShowMta(1, what, 0), CtlShowMta(1, what, 2)]
+
+
+@pytest.mark.parametrize("answer, status", [(CtlDone(1, True, ""), 0), (CtlDone(1, False, "no such route"), 1)])
+def test_a_route_is_resumed(answer: CtlDone, status: int, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with daemon(path, lambda _: answer) as there:
+        assert run(path, "resume", "route", "12") == status
+    assert there.asked == [CtlResumeRoute(1, 12)]
+    assert capsys.readouterr().err == (f"smtpctl: {answer.text}\n" if status else "")
+
+
+@pytest.mark.parametrize("words", ["monitor", "encrypt", "encrypt x", "spf walk", "discover 00000001", "profile imsg",
+                                   "unprofile queue", "show mta paused"])
 def test_what_does_not_work_yet_says_so(words: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(path, *words.split()) == 69
     assert "not available yet" in capsys.readouterr().err
