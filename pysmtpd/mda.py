@@ -36,6 +36,7 @@ from pysmtpd.messages import (
     MdaWorkerStop,
     Outcome,
     QueueBody,
+    QueueCancel,
     QueueDeliver,
     Result,
     WorkerBody,
@@ -152,6 +153,13 @@ class Mda(Process):
                     message.body, message.binary)
         self._do(self._pools.add(task, self.loop.time()))
         self._wind()
+
+    @handles(QueueCancel)
+    def cancel(self, _peer: Peer, message: QueueCancel) -> None:
+        """These were removed from the queue.  What a worker has is delivered."""
+        count, effects = self._pools.drop(frozenset(message.evpids))
+        self.stats.add("mda.envelope", -count)
+        self._do(effects)
 
     @handles(QueueBody)
     def body(self, _peer: Peer, message: QueueBody) -> None:

@@ -600,7 +600,7 @@ class DeliveryRelease(Message):
     count: int
 
 
-@declare(0x88, QUEUE >> MTA)
+@declare(0x88, QUEUE >> MTA, QUEUE >> MDA)
 class QueueCancel(Message):
     """These were removed: what is not being sent yet shall not be."""
 

@@ -447,7 +447,7 @@ class Queue(Process):
         self.commands.show_message(peer, ask)
 
     def cancel(self, flights: list[Flight]) -> None:
-        for peer in self.peers(Proc.MTA):
+        for peer in (*self.peers(Proc.MTA), *self.peers(Proc.MDA)):
             evpids = [flight.stored.envelope.evpid for flight in flights if flight.agent is peer]
             if evpids:
                 peer.send(QueueCancel(evpids))

@@ -10,6 +10,7 @@ Every method returns what is to be done now.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from pysmtpd.base.envelope import Envelope
@@ -151,6 +152,32 @@ class Pools:
             pool.since = now
         self._make_ready(recipient)
         return self._serve(pool, now)
+
+    def drop(self, evpids: AbstractSet[int]) -> tuple[int, list[Effect]]:
+        """Forget these as far as they wait; how many did."""
+        count = 0
+        effects: list[Effect] = []
+        for recipient in list(self._recipients.values()):
+            kept = [task for task in recipient.tasks if task.envelope.evpid not in evpids]
+            if len(kept) == len(recipient.tasks):
+                continue
+            count += len(recipient.tasks) - len(kept)
+            recipient.tasks = deque(kept)
+            effects += self._dropped(recipient)
+        return count, effects
+
+    def _dropped(self, recipient: _Recipient) -> list[Effect]:
+        if not recipient.tasks:
+            recipient.pool.ready.pop(recipient.id, None)
+        load = len(recipient.tasks) + recipient.running
+        if load == 0:
+            effects = self._forget(recipient)
+            self._drop(recipient.pool)
+            return effects
+        if load <= self._limits.mda_task_lowat and recipient.holding:
+            recipient.holding = False
+            return [Release(recipient.id, self._limits.mda_task_release)]
+        return []
 
     def started(self, worker: int, now: float) -> list[Effect]:
         """A worker that was asked for is there."""

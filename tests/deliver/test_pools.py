@@ -186,13 +186,37 @@ def test_a_lost_worker_gets_nothing_more() -> None:
     assert list(world.busy.values()) == [2]
 
 
+def test_what_was_removed_is_not_delivered() -> None:
+    world = World()
+    world.add(task(1), task(2), task(3), task(4, "other"))
+    world.start()
+    assert world.pools.drop({1, 2, 4, 9}) == (1, []), "two have begun"
+    while world.busy:
+        world.finish(next(iter(world.busy)))
+    assert len(world.order) == 3
+    assert world.pools.pending == 0
+
+
+def test_when_all_that_waited_was_removed_others_may_come() -> None:
+    world = World(mda_task_hiwat=2, mda_task_lowat=1, mda_task_release=5)
+    world.add(task(1), task(2), task(3))
+    ((holdq, _),) = world.held.items()
+    count, effects = world.pools.drop({1, 2})
+    assert (count, effects) == (2, [Release(holdq, 0)])
+    world.start()                      # whom nobody needs any more
+    assert not world.busy
+    world.tick(IDLE_TIME)
+    world.end(world.stopping[0])
+    assert world.pools.idle
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["add", "add", "start", "finish", "end", "refuse", "tick", "lost"]),
+@given(st.lists(st.tuples(st.sampled_from(["add", "add", "start", "finish", "end", "refuse", "tick", "lost", "drop"]),
                           st.integers(0, 5)), max_size=60))
 def test_nothing_is_forgotten(steps: list[tuple[str, int]]) -> None:
     """Whatever happens: limits hold, each task runs once or fails or is held, and in the end all is idle."""
     world = World(mda_max_session=3, mda_max_session_per_user=2, mda_task_hiwat=4, mda_task_lowat=2)
-    added = failed = 0
+    added = failed = dropped = 0
     lost: set[int] = set()
 
     def refuse() -> None:
@@ -215,6 +239,10 @@ def test_nothing_is_forgotten(steps: list[tuple[str, int]]) -> None:
         elif step == "lost" and able:
             lost.add(able[which % len(able)])
             world.take(world.pools.lost(able[which % len(able)]))
+        elif step == "drop":
+            count, effects = world.pools.drop({number - 1 - which, number - 2 - which})
+            dropped += count
+            world.take(effects)
         elif step == "refuse" and world.starting:
             refuse()
         else:
@@ -226,4 +254,4 @@ def test_nothing_is_forgotten(steps: list[tuple[str, int]]) -> None:
             world.end(worker)
         world.tick(5.0)
     assert world.pools.idle
-    assert len(world.order) + failed + sum(world.held.values()) == added
+    assert len(world.order) + failed + dropped + sum(world.held.values()) == added

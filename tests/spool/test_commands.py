@@ -132,14 +132,14 @@ def test_what_is_in_flight_cannot_be_scheduled(house: House) -> None:
     assert command(house, SCHEDULE, evpid) == 0
 
 
-def test_mta_hears_of_what_was_removed_while_it_had_it(house: House) -> None:
+def test_an_agent_hears_of_what_was_removed_while_it_had_it(house: House) -> None:
     (first,), (waiting,) = house.submit(), house.submit()
     (local,) = house.submit(envelopes=[envelope(agent=Agent.MDA, user="bob")])
     house.dispatch(first)
     house.dispatch(local, house.mda)
     assert command(house, REMOVE) == 3
     assert [one.evpids for one in house.mta.take(QueueCancel)] == [[first]]
-    assert house.mda.sent == []
+    assert [one.evpids for one in house.mda.take(QueueCancel)] == [[local]]
     assert waiting not in house.queue.flights
 
 
