@@ -81,7 +81,7 @@ def test_nobody_untrusted_can_say_much() -> None:
     assert says[Proc.AUTH] == {"AuthAnswered"}
     assert says[Proc.CLIENT] == {
         "CtlSubmit", "CtlPause", "CtlEnvelopes", "CtlShowQueue", "CtlShowEnvelope", "CtlShowMessage", "CtlStats",
-        "CtlShowStatus", "CtlTrace", "CtlUpdateTable", "CtlExplain"}
+        "CtlShowStatus", "CtlTrace", "CtlUpdateTable", "CtlExplain", "CtlShowMta", "CtlResumeRoute"}
 
 
 def test_what_children_may_ask_of_root() -> None:
