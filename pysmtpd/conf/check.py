@@ -103,10 +103,17 @@ class Check:
                 what = "a list, and here a mapping (key = value) is needed" if is_list else \
                     "a mapping (key = value), and here a list is needed"
                 title = "this table" if name.startswith("<") else f'table "{name}"'
-                self._error(token, f"{title} may not be used for {use.words} lookups: it is {what}")
+                self._error(token, f"{title} may not be used for {use.words} lookups: it is {what}",
+                            *self._brackets(table))
             elif table.backend == "getpwnam" and not use.users:
                 self._error(token, f'table "{name}" may not be used for {use.words} lookups: getpwnam is for userbase '
                                    "only")
+
+    def _brackets(self, table: Table) -> list[str]:
+        """One value that stands in the place of a table has the name of another one."""
+        if len(table.keys) != 1 or not table.name.startswith("<") or table.keys[0] not in self._draft.tables:
+            return []
+        return [f"one value was written here; the table of that name is <{table.keys[0]}>"]
 
     def _chains(self) -> None:
         filters = self._draft.filters

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterator
 
+from pysmtpd.base.netaddr import parse_network
 from pysmtpd.conf.diagnostic import shown
 from pysmtpd.conf.lexer import Kind, Token
 
 _DOING = frozenset({"accept", "deliver", "relay", "mbox", "maildir", "lmtp", "mda", "forward-only", "expand-only"})
+_CRITERIA = frozenset({"tag", "from", "for", "helo", "auth", "tls", "mail-from", "rcpt-to"})
 _TEMPLATES = ("{{", "{%", "<%")     # of Jinja and Go, and of ERB
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"   # quotation marks
 
@@ -20,6 +22,11 @@ def hints(token: Token, before: Token | None, want: Collection[str]) -> Iterator
         yield 'write " for this quotation mark'
     elif token.is_mark(",") and in_match and before is not None and before.kind in (Kind.WORD, Kind.QUOTED):
         yield f"several values stand between braces: {{ {shown(before.text)}, ... }}"
+    elif "src" in want and "rdns" in want and token.kind is not Kind.MARK and parse_network(token.text) is not None:
+        yield f"an address stands behind the word src: from src {token.text}"
+    elif {*want} <= {"a reply", "end of line"} and token.text in _CRITERIA and token.file.line(token.at.line).lstrip(
+            " \t").startswith("match"):
+        yield f"{token.text} is asked before the action: match ... {token.text} ... action"
     elif token.kind is Kind.WORD and token.text in _DOING and in_match:
         yield 'what is done stands in an action of its own: action "NAME" ..., and then: match ... action "NAME"'
     elif token.kind in (Kind.WORD, Kind.QUOTED) and in_relay:

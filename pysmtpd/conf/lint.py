@@ -28,6 +28,17 @@ def unused(draft: Draft, macros: AbstractSet[str]) -> Iterator[Diagnostic]:
             yield about(token, f"macro ${name} is never used", warning=True)
 
 
+def values(draft: Draft) -> Iterator[Diagnostic]:
+    """A value that stands alone, where the table of that name was probably meant."""
+    for name, token, use in draft.table_uses:
+        table = draft.tables.get(name)
+        if table is None or not name.startswith("<dynamic:") or token.is_mark("{") or len(table.keys) != 1:
+            continue
+        named = draft.tables.get(table.keys[0])
+        if named is not None and named.shape in use.shapes:
+            yield about(token, f"this is one value; the table of that name is <{table.keys[0]}>", warning=True)
+
+
 def hosts(draft: Draft) -> Iterator[Diagnostic]:
     """Relays whose hosts stand in the file, and of which some cannot be reached, or cannot be logged in to."""
     for action in draft.actions.values():

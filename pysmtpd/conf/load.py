@@ -85,7 +85,8 @@ def load(
         _sort(draft.errors)
         return Loaded(None, draft)
     if not draft.unread:
-        draft.warnings += [*lint.unused(draft, parser.used), *lint.hosts(draft), *lint.clients(draft)]
+        draft.warnings += [*lint.unused(draft, parser.used), *lint.values(draft), *lint.hosts(draft),
+                           *lint.clients(draft)]
     _sort(draft.warnings)
     return Loaded(config, draft)
 

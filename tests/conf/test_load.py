@@ -167,6 +167,10 @@ RELAY, USED = "action out relay host", "\nmatch for any action out"
 @pytest.mark.parametrize(("text", "warning"), [
     ("action a relay", '1:8: warning: action "a" is never used'),
     ('action a relay\ntest from a to b expect action a', '1:8: warning: action "a" is never used'),
+    ("table d { a.example }\nmatch for domain d reject\nmatch for domain <d> reject",
+     "2:18: warning: this is one value; the table of that name is <d>"),
+    ("table d { a = b }\nmatch for domain d reject\nmatch mail-from <d> reject", ""),
+    ("table d { a.example }\nmatch for domain { d } reject\nmatch for domain <d> reject", ""),
     ("table t { a }", '1:7: warning: table "t" is never used'),
     ("table t { a }\nmatch tag <t> reject", ""),
     ('pki a cert "/etc/cert.pem"\npki a key "/etc/key.pem"', '1:5: warning: pki "a" is never used'),
