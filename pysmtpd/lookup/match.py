@@ -97,7 +97,9 @@ class NetIndex:
             network = parse_network(entry)
             if network is not None:
                 version, length, prefix = network
-                self._networks.setdefault((version, length), {})[prefix] = entry
+                same = self._networks.setdefault((version, length), {})
+                if prefix not in same or "/" not in entry:   # an address comes before the network that is only it
+                    same[prefix] = entry
         self._widths = sorted(self._networks, key=lambda width: -width[1])
 
     def find(self, key: str) -> str | None:
