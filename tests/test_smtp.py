@@ -531,8 +531,13 @@ def test_clients_with_tls_count_for_more(house: House, monkeypatch: pytest.Monke
     house.smtp.secure(one)
     assert house.smtp.crowd.worth == TLS_SHARE + 1
     assert house.hear(house.call()).startswith(b"421 4.3.2 ")
+    limits = house.smtp.config.client_limits
+    house.smtp.config = replace(house.smtp.config, client_limits=replace(limits, max_conn=4))
+    house.greet()
+    house.smtp.config = replace(house.smtp.config, client_limits=limits)
+    assert house.smtp.crowd.worth == TLS_SHARE + 2
     one.end()
-    assert house.smtp.crowd.worth == 1
+    assert house.smtp.crowd.worth == 2
     house.greet()
     assert first.fileno() != second.fileno()
 

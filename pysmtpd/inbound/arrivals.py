@@ -60,7 +60,7 @@ class Arrivals:
     def full(self) -> bool:
         """Whether there is no room for one more."""
         return (len(self._crowd.clients) + len(self.preambles) >= self.most
-                or self._crowd.worth >= max(CLIENTS_MAX, self.most))
+                or (not self._process.config.client_limits.max_conn and self._crowd.worth >= CLIENTS_MAX))
 
     def close(self) -> None:
         """The daemon stops."""
