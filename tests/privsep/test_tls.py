@@ -317,6 +317,9 @@ def test_what_a_scanner_looks_for(authority: trustme.CA) -> None:
     layer = TlsLayer(theirs, server=False)
     shake(layer, TlsLayer(server, server=True))
     assert "AES256-GCM" in layer.info().text
+    layer = TlsLayer(client_context(verify=False), server=False)
+    shake(layer, TlsLayer(server, server=True))
+    assert layer.info().text == "TLSv1.3:TLS_AES_128_GCM_SHA256:128"
 
 
 def test_nobody_renegotiates(authority: trustme.CA) -> None:
