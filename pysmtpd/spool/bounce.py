@@ -144,10 +144,12 @@ def _relayed(envelope: Envelope) -> bool:
 def _explanation(report: Report) -> list[str]:
     """The part for people."""
     first = report.envelopes[0]
+    # Not the interval of the notice: that is over only before the next attempt.
+    waited = span(max(0, report.now - report.arrival))
     opening = {
         BounceKind.FAILED: "Your message could not be delivered to these recipients:",
-        BounceKind.DELAYED: f"Your message has been waiting for {span(first.bounce_delay)}. It could not yet be"
-        " delivered to these recipients:",
+        BounceKind.DELAYED: f"Your message has been waiting for {waited}. It could not yet be delivered to these"
+        " recipients:",
         BounceKind.DELIVERED: "Your message was relayed to these recipients:" if _action(report) == "relayed"
         else "Your message was delivered to these recipients:",
         BounceKind.EXPANDED: "Your message was passed on to those for whom these addresses stand:",

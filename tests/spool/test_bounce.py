@@ -97,7 +97,7 @@ def test_delay_tells_how_long_it_is_tried() -> None:
     assert recipient["Will-Retry-Until"].startswith("Sat, 18 Nov 2023")
     assert recipient["Diagnostic-Code"] == "X-pysmtpd; busy"
     text = next(iter(message.iter_parts())).get_content()
-    assert "waiting for 4 hours" in text and "18 Nov 2023" in text
+    assert "waiting for 1 minute." in text and "18 Nov 2023" in text
 
 
 def test_who_said_it_is_named_when_it_was_a_reply() -> None:
