@@ -474,8 +474,10 @@ def main(options: Options, state_dir: str, environ: Mapping[str, str]) -> NoRetu
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         parent.begin()
-    except StartError as error:
+    except (StartError, OSError) as error:
         for pid in parent._pids:
             spawn.kill(pid, signal.SIGTERM)
-        print(f"pysmtpd: {error}", file=sys.stderr)
+        # What the system refuses: descriptors (ulimit -n), processes, memory.
+        text = f"cannot start: {error}" if isinstance(error, OSError) else str(error)
+        print(f"pysmtpd: {text}", file=sys.stderr)
         os._exit(1)

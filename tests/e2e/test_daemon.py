@@ -174,6 +174,15 @@ class TestBadStarts:
         daemon.remove()
 
     @pytest.mark.root
+    def test_too_few_descriptors(self, user: str, where: Path, port: int) -> None:
+        few = ("sh", "-c", 'ulimit -n 20; exec "$@"', "sh")
+        daemon = Daemon(LISTEN.format(port=port), user=user, where=where, wrapper=few)
+        daemon.start(wait=False)
+        assert daemon.wait() == 1
+        assert "Traceback" not in daemon.log
+        assert "\npysmtpd: cannot start: [Errno 24] Too many open files" in daemon.log
+        daemon.remove()
+
     def test_no_such_user(self, where: Path) -> None:
         daemon = Daemon(LISTEN.format(port=2), where=where, environ={"PYSMTPD_USER": "no-such-user"})
         done = daemon.run("-d", "-f", str(daemon.config), "--state-dir", str(daemon.state))
