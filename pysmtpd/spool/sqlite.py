@@ -54,7 +54,7 @@ class SqliteSpool:
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
-            raise SpoolError(f"{self._path}: {error}") from None
+            raise SpoolError(f"{self._path}: {error}{self._hint()}") from None
         if self._new and (lost := self.bodies.set_aside(f"{directory}/lost")):
             self.warnings.append(f"warn: queue: {self._path} is new, but there were bodies: moved to {lost}")
         self._files = {row[0] for row in self._read("SELECT msgid FROM message WHERE file = 1")}
@@ -65,6 +65,12 @@ class SqliteSpool:
         self._settle_now()
 
     # opening
+
+    def _hint(self) -> str:
+        """What SQLite's "disk I/O error" and "unable to open database file" often mean."""
+        found = os.statvfs(self.directory)
+        full = found.f_bavail == 0 or (found.f_files and found.f_favail == 0)
+        return " (the disk is full)" if full else ""
 
     def _create(self) -> None:
         """The database is nobody else's, nor are the files that SQLite makes after its example."""

@@ -1,5 +1,7 @@
 """SQLite's spool and the one in memory do the same, whatever happens."""
 
+import os
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -284,3 +286,19 @@ def test_what_no_message_names_is_swept(tmp_path: Path) -> None:
     spool = SqliteSpool(str(tmp_path), 1)
     spool.close()
     assert spool.warnings == ["info: queue: 1 unreferenced bodies removed"]
+
+
+@pytest.mark.parametrize("blocks, files", [(0, 9), (9, 0), (9, 9)])
+def test_a_start_on_a_full_disk_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, files: int
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite3, "connect", failing)
+    found = os.statvfs_result((4096, 4096, 9, blocks, blocks, 9, files, files, 0, 255))
+    monkeypatch.setattr("os.statvfs", lambda _path: found)
+    hint = "" if blocks and files else " (the disk is full)"
+    with pytest.raises(SpoolError) as told:
+        SqliteSpool(str(tmp_path), 1)
+    assert str(told.value) == f"{tmp_path}/spool.db: disk I/O error{hint}"
