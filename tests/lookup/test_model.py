@@ -161,36 +161,37 @@ class End(NamedTuple):
 
 
 def expansion(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[set[End], str]:
-    """Deliveries, or the code of the reply, by walking the graph of names."""
+    """Deliveries, or the code of the reply: that of the first in the shortest way down, as written.  place: at which
+    member of which list."""
     ends: set[End] = set()
-    codes: list[str] = []
+    codes: list[tuple[tuple[int, ...], str]] = []
     seen: set[tuple[str, ...]] = set()
-    level: list[tuple[str, str, str, int]] = [("address", rcpt, "", 0)]
+    level: list[tuple[str, str, str, tuple[int, ...]]] = [("address", rcpt, "", ())]
     while level:
-        following: list[tuple[str, str, str, int]] = []
-        for item, dest, above, depth in level:
+        following: list[tuple[str, str, str, tuple[int, ...]]] = []
+        for item, dest, above, place in level:
             known = (item, dest.lower() if item == "address" else dest, "same" if item == above else "",
-                     "" if depth else "root")
+                     "" if place else "root")
             if known in seen:
                 continue
             seen.add(known)
-            if depth >= 10:
-                codes.append("524")
+            if len(place) >= 10:
+                codes.append((place, "524"))
                 continue
             if item == "address":
                 user, _, domain = dest.rpartition("@")
                 if domain.lower() == "far.example":
-                    if depth == 0:
-                        codes.append("550")
+                    if not place:
+                        codes.append((place, "550"))
                     else:
                         ends.add(End(Agent.MTA, "", "", dest))
                 elif virtual:
                     found = in_table(aliases, [f"{user}@{domain}".lower(), user.lower(), f"@{domain}".lower(), "@"])
                     if found is None:
-                        codes.append("524")
-                    following += [(each, dest, "", depth + 1) for each in found or []]
+                        codes.append((place, "524"))
+                    following += [(each, dest, "", (*place, at)) for at, each in enumerate(found or [])]
                 else:
-                    following.append((user.lower(), dest, "", depth + 1))
+                    following.append((user.lower(), dest, "", (*place, 0)))
                 continue
             if item.startswith(("|", "/")):
                 ends.add(End(Agent.MDA, "nobody", item, dest))
@@ -198,22 +199,25 @@ def expansion(aliases: dict[str, list[str]], rcpt: str, virtual: bool) -> tuple[
             if item.startswith("error:"):
                 return set(), item[6:9]
             if "@" in item:
-                following.append(("address", item, "", depth))
+                following.append(("address", item, "", place))
                 continue
             if " " in item:
-                codes.append("424")
+                codes.append((place, "424"))
                 continue
             name, direct = item.removeprefix("\\"), item.startswith("\\")
             keys = [f"{name}@", name] if virtual else [name]
             found = None if direct or name == above else in_table(aliases, keys)
             if found is not None:
-                following += [(each, dest, name, depth + 1) for each in found]
+                following += [(each, dest, name, (*place, at)) for at, each in enumerate(found)]
             elif name in USERS:
                 ends.add(End(Agent.MDA, name, "", dest))
             else:
-                codes.append("550")
+                codes.append((place, "550"))
         level = following
-    return (ends, "") if ends else (set(), next((code for code in codes if code[0] == "4"), (codes or ["524"])[0]))
+    if ends:
+        return ends, ""
+    written = [code for _, code in sorted(codes, key=lambda each: (len(each[0]), *each))] or ["524"]
+    return set(), next((code for code in written if code[0] == "4"), written[0])
 
 
 def in_table(aliases: dict[str, list[str]], keys: list[str]) -> list[str] | None:
