@@ -112,10 +112,17 @@ class Expander:
     def expansion(self, envelope: Envelope, *, tls: bool, local: bool) -> "Expansion":
         """Of a recipient (envelope.dest); all else in envelope is copied to its envelopes."""
         note = ""
-        if self.reverse is not None and envelope.sender.is_null and is_rewritten(envelope.dest.user):
-            dest, envelope = envelope.dest, self.reverse(envelope)
-            note = "SRS: it is not ours, or too old" if envelope.dest == dest else f"SRS: <{dest}> stands for it"
+        if self.reverse is not None and is_rewritten(envelope.dest.user):
+            envelope, note = self._reversed(envelope, self.reverse)
         return Expansion(self, envelope, tls=tls, local=local, note=note)
+
+    def _reversed(self, envelope: Envelope, reverse: Callable[[Envelope], Envelope]) -> tuple[Envelope, str]:
+        if not envelope.sender.is_null:
+            return envelope, "SRS: only mail from the null sender is taken back"
+        found = reverse(envelope)
+        if found.dest == envelope.dest:
+            return found, "SRS: it is not ours, or too old"
+        return found, f"SRS: <{envelope.dest}> stands for it"
 
     def expand(self, envelope: Envelope, *, tls: bool, local: bool, memo: Memo | None = None) -> Expanded:
         """Expand at once.  Raises Pending when something slow has to be asked first."""
@@ -242,7 +249,8 @@ class Expansion:
         if not envelopes:
             if self._failed:
                 # Nobody is left: what may be mended in time is said before what is final.
-                raise next((one for _, one in self._failed if one.reply.startswith("4")), self._failed[0][1])
+                node, found = next((one for one in self._failed if one[1].reply.startswith("4")), self._failed[0])
+                raise Refusal(found.reply, self._whose(node) + found.why, whole=found.whole)
             raise Refusal(EXPANSION_PERM, self._loop or "expanded to nothing")
         problems = tuple(f"member {node.name} of <{self._root.address}>: {node.error}"
                          for node, _ in self._failed[:PROBLEMS_MAX])
@@ -251,6 +259,11 @@ class Expansion:
         bounces = self._tell_owners(memo) if self._failed else []
         envelopes = notices.expanded(self._envelope, envelopes, self._x.queue_ttl)
         return Expanded(envelopes + bounces, "", "", self._root, False, problems)
+
+    def _whose(self, node: Node) -> str:
+        """The address that is refused, where it is not the recipient's own."""
+        elsewhere = node.kind is Kind.ADDRESS and node.address != self._envelope.rcpt
+        return f"<{node.address}>: " if elsewhere else ""
 
     def _tell_owners(self, memo: Memo) -> list[Envelope]:
         """Bounces to the owners of lists about members that nothing could be delivered to.  Nobody is told of mail

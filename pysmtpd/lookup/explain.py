@@ -3,6 +3,7 @@
 Nothing is decided here.  Rules, tables, .forward files and the DNS are asked by the code that serves sessions.
 """
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class Explainer:
     async def explain(self, ask: Expectation) -> Explained:
         """ask: the client, as a test in smtpd.conf describes one.  Raises Unexplained."""
         sender, rcpt = self._address(ask.sender, null=True), self._address(ask.rcpt, null=False)
+        ask = replace(ask, source=_source(ask.source), rdns=ask.rdns.removesuffix("."))
         if ask.source != LOCAL and not ask.rdns:
             name = await rdns.client_name(self._dns, ask.source)
             ask = replace(ask, rdns=name.hostname)
@@ -71,6 +73,8 @@ class Explainer:
         decision = expanded.root.decision
         if decision is not None and decision.rule is None and not decision.error:
             why += await self._but_for(facts)
+        if why and expanded.root.note and expanded.root.address == rcpt:
+            why += f"; {expanded.root.note}"
         return Explained(client=_client(ask), sender=str(sender), rcpt=str(rcpt), accepted=not expanded.reply,
                          reply=_reply(expanded, rcpt), why=why, problems=expanded.problems, tree=tree)
 
@@ -246,6 +250,19 @@ async def _settled(step: Callable[[Memo], Any]) -> Any:
         return memo.run(step)
     except Pending as pending:
         return await memo.settle(step, pending)
+
+
+def _source(text: str) -> str:
+    """The address of a client, however it is written, as a session has it."""
+    if text in (LOCAL, "socket"):
+        return LOCAL
+    bare = text.removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address(bare[5:] if bare[:5].lower() == "ipv6:" else bare)
+    except ValueError:
+        raise Unexplained(f"{text} is no address of a client") from None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def _client(ask: Expectation) -> str:

@@ -15,6 +15,7 @@ from pysmtpd.lookup.forward import Forward, Included, Opening, User, read_file, 
 from pysmtpd.lookup.members import Members, parse
 from pysmtpd.lookup.memo import NEXT_TURN, UNKNOWN_YET, Memo, Pending, Unknown
 from pysmtpd.lookup.node import Expanded
+from pysmtpd.lookup.ruleset import Ruleset
 from pysmtpd.lookup.table_static import StaticTable
 from pysmtpd.messages import FORWARD_MAX
 from tests.lookup.made import LOCAL_RULE, RELAY_RULE, DownTable, envelope, expander, run, settled
@@ -426,3 +427,10 @@ def test_an_include_is_no_link_to_somebody_elses_file(tmp_path: Path, monkeypatc
     others = os.stat_result((*link.lstat()[:4], 12345, *link.lstat()[5:]))
     monkeypatch.setattr("pysmtpd.lookup.forward.os.lstat", lambda _path: others)
     assert read_file(str(link)).why.endswith("list: a link to somebody else's file")
+
+
+def test_who_is_refused_for_an_address_elsewhere_is_told_which() -> None:
+    expanding = made({"away": "joe@far.example"})
+    expanding.ruleset = Ruleset((LOCAL_RULE,), expanding.tables)
+    assert expand("away@localhost", expanding).why == "<joe@far.example>: no rule matched"
+    assert expand("joe@far.example", expanding).why == "no rule matched"

@@ -117,6 +117,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "49-alias-too-deep": {"rcpt": "deep1@localhost"},
     "50-client-without-a-name": {"rcpt": "bob@trusted.example"},
     "51-not-the-right-helo": {"rcpt": "bob@greeted.example", "helo": "mail.partner.example"},
+    "52-mail-that-is-no-bounce-to-a-rewritten-sender": {"rcpt": "SRS0=AbCd=AA=far.example=joe@localhost"},
 }
 
 
@@ -175,8 +176,21 @@ def test_the_same_as_json(asked: tuple[Config, Path]) -> None:
     assert msgspec.json.decode(msgspec.json.encode(explained), type=Explained) == explained
 
 
+@pytest.mark.parametrize("source, shown", [
+    ("[2001:DB8:0::9]", "2001:db8::9 (<unknown>)"), ("IPv6:2001:db8::9", "2001:db8::9 (<unknown>)"),
+    ("::ffff:198.51.100.9", "198.51.100.9 (mail.trusted.example)"), ("socket", "this machine"),
+])
+def test_an_address_may_be_written_in_any_way(asked: tuple[Config, Path], source: str, shown: str) -> None:
+    assert explain(asked[0], {"rcpt": "bob@localhost", "source": source}).client == shown
+
+
+def test_a_name_may_be_written_as_dig_prints_it(asked: tuple[Config, Path]) -> None:
+    assert explain(asked[0], {"rcpt": "bob@trusted.example", "rdns": "mx.trusted.example."}).accepted
+
+
 @pytest.mark.parametrize("fields", [{"rcpt": ""}, {"rcpt": "a b@c"}, {"rcpt": "bob", "sender": "<>"},
-                                    {"rcpt": "bob", "helo": "\n"}])
+                                    {"rcpt": "bob", "helo": "\n"}, {"rcpt": "bob", "source": "300.1.1.1"},
+                                    {"rcpt": "bob", "source": ""}])
 def test_what_no_client_can_say_is_not_explained(asked: tuple[Config, Path], fields: dict[str, Any]) -> None:
     with pytest.raises(Unexplained):
         explain(asked[0], fields)
