@@ -1,11 +1,12 @@
-"""Warnings: what is declared and never used, and hosts that are none.  What rules can never do is lookup.reach's."""
+"""Warnings: what is declared and never used, hosts that are none, listeners that clients will not get on with.  What
+rules can never do is lookup.reach's."""
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from pysmtpd.base import relay_url
 from pysmtpd.base.netaddr import parse_network
-from pysmtpd.conf.config import Position
+from pysmtpd.conf.config import Position, Shape, Tls
 from pysmtpd.conf.diagnostic import Diagnostic, about, shown
 from pysmtpd.conf.draft import Draft
 
@@ -70,6 +71,24 @@ def clients(draft: Draft) -> Iterator[Diagnostic]:
             for text in table.keys:
                 if text.lower() != "local" and parse_network(text) is None:
                     yield _warning(table.at, f"no client has the address {shown(text)}: it is no address or network")
+
+
+def listeners(draft: Draft) -> Iterator[Diagnostic]:
+    """TLS that is not what the port is for (RFC 8314 3.3), and tables in which no user has a password."""
+    for listen in draft.listens:
+        port, tls = listen.fields.get("port"), listen.fields.get("tls", Tls.NO)
+        token = listen.seen.get("port", listen.at)
+        if port == 465 and tls is not Tls.SMTPS:
+            yield about(token, "clients begin with TLS on port 465, and wait for ever here: it needs smtps",
+                        warning=True)
+        elif port in (25, 587) and tls is Tls.SMTPS:
+            yield about(token, f"clients begin without TLS on port {port}: it needs tls or tls-require, not smtps",
+                        warning=True)
+        table = draft.tables.get(listen.fields.get("auth_table", ""))
+        if table is not None and table.shape is Shape.LIST:
+            title = "this table" if table.name.startswith("<") else f"table {shown(table.name)}"
+            yield about(listen.seen.get("auth", listen.at), f"nobody can log in: {title} is a list, and not of users "
+                        "with passwords", warning=True)
 
 
 def _warning(at: Position, message: str) -> Diagnostic:

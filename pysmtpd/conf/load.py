@@ -86,7 +86,7 @@ def load(
         return Loaded(None, draft)
     if not draft.unread:
         draft.warnings += [*lint.unused(draft, parser.used), *lint.values(draft), *lint.hosts(draft),
-                           *lint.clients(draft)]
+                           *lint.clients(draft), *lint.listeners(draft)]
     _sort(draft.warnings)
     return Loaded(config, draft)
 

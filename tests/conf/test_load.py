@@ -161,6 +161,7 @@ def test_the_short_name_of_the_host_is_local() -> None:
     assert config.tables["<anydestination>"].keys == ("*",)
 
 
+PKI = 'pki a cert "/etc/cert.pem" key "/etc/key.pem"\n'
 RELAY, USED = "action out relay host", "\nmatch for any action out"
 
 
@@ -191,6 +192,14 @@ RELAY, USED = "action out relay host", "\nmatch for any action out"
     ('match from src "mx.example.org" reject', '1:16: warning: no client has the address "mx.example.org"'),
     ('match from src { "local", "[2001:db8::]/32", "2001:db8:1::/48", 10.0.0.0/8, "192.168" } reject', ""),
     ("match from src regex { '^192' } reject\nmatch from any reject\nmatch from local reject", ""),
+    (f"{PKI}listen on eth1 port 465 tls pki a", "2:16: warning: clients begin with TLS on port 465, and wait"),
+    ("listen on eth1 port smtps", "1:16: warning: clients begin with TLS on port 465, and wait"),
+    (f"{PKI}listen on eth1 port 587 smtps pki a", "2:16: warning: clients begin without TLS on port 587"),
+    (f"{PKI}listen on eth1 port 465 smtps pki a\nlisten on eth1 smtps pki a port 10465", ""),
+    (f"{PKI}listen on eth1 port 587 tls-require pki a\nlisten on eth1", ""),
+    (f"{PKI}table t {{ joe }}\nlisten on eth1 tls pki a auth <t>", '3:26: warning: nobody can log in: table'),
+    (f"{PKI}listen on eth1 tls pki a auth required", "2:26: warning: nobody can log in: this table is a list"),
+    (f"{PKI}table t {{ joe = x }}\nlisten on eth1 tls pki a auth <t>\nlisten on eth0 tls pki a auth", ""),
     ("listen on lo dsn-ret headers", "1:14: warning: dsn-ret is gone"),
     ('m = "x"\nmatch tag $m reject', ""),
     ("listen on lo inet4\nlisten on 127.0.0.1", "2:1: warning: 127.0.0.1 port 25 is already listened on"),
