@@ -35,6 +35,7 @@ ACCEPTED = "250 2.1.5 Destination address valid: Recipient ok"
 CHILDREN_MAX = 200                 # shown of one node
 RULES_MAX = 2000                   # that do not match, shown of all members together
 HOSTS_MAX = 10                     # shown of one relay
+FOR_ROOT = "will fail: only mbox, for the system's users, delivers to root"
 ROUTES_MAX = 20                    # relays whose hosts are looked up
 
 
@@ -160,12 +161,14 @@ class Explainer:
         if envelope.agent is Agent.MTA:
             where = await self._route(action, envelope.dest)
         else:
-            where = (await self._mailbox(node, envelope, action),)
+            uid, home = await self._account(node, action)
+            where = (self._mailbox(home, envelope, action),)
+            if uid == 0 and (action.method is not Method.MBOX or action.userbase or envelope.command):
+                where += (FOR_ROOT,)
         return Delivery(agent=envelope.agent.name.lower(), action=action.name, user=action.user or envelope.user,
                         dest=str(envelope.dest), where=where)
 
-    async def _mailbox(self, node: Node, envelope: Envelope, action: Action) -> str:
-        home = await self._home(node, action)
+    def _mailbox(self, home: str, envelope: Envelope, action: Action) -> str:
         own = not action.user or action.user == envelope.user
         values = Values(envelope.sender, envelope.rcpt, envelope.dest, envelope.user, home if own else None,
                         self._x.delimiter)
@@ -187,19 +190,21 @@ class Explainer:
         except ExpandError as error:
             return f"{action.method.value} {action.argument}: {error}"
 
-    async def _home(self, node: Node, action: Action) -> str:
-        """That of the user whom the delivery runs as."""
+    async def _account(self, node: Node, action: Action) -> tuple[int | None, str]:
+        """User id, if it is known, and home of the user whom the delivery runs as."""
         if not action.user:
-            return node.home
+            return node.uid, node.home
 
-        def look_up(memo: Memo) -> str:
+        def look_up(memo: Memo) -> tuple[int | None, str]:
             value = self._x.tables.lookup(GETPWNAM, Service.USERINFO, action.user, memo)
-            return userinfo(value, GETPWNAM, action.user).home if value is not None else ""
+            info = userinfo(value, GETPWNAM, action.user) if value is not None else None
+            return (info.uid, info.home) if info is not None else (None, "")
 
         try:
-            return str(await _settled(look_up))
+            uid, home = await _settled(look_up)
         except TableError:
-            return ""
+            return None, ""
+        return uid, home
 
     async def _route(self, action: Action, dest: MailAddr) -> tuple[str, ...]:
         """The hosts a relay would try, in the order of their preference."""
