@@ -117,7 +117,7 @@ class Mta(Process):
 
     @handles(QueueDeliver)
     def deliver(self, _peer: Peer, message: QueueDeliver) -> None:
-        self.agent.deliver(message)
+        self.agent.addressing.deliver(message)
 
     @handles(CtlShowMta)
     def show(self, peer: Peer, message: CtlShowMta) -> None:

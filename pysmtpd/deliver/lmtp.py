@@ -11,9 +11,10 @@ import time
 
 from pysmtpd.deliver.verdict import DELIVERED, Failed, Gone, Verdict, of_error, permfail, tempfail
 from pysmtpd.messages import Outcome
+from pysmtpd.session import client_effects as client
 from pysmtpd.session import effects
-from pysmtpd.session import smtp_client as client
 from pysmtpd.session.client_commands import Transaction
+from pysmtpd.session.smtp_client import SmtpClient
 
 DEFAULT_PORT = 25
 DEFAULT_DESTINATION = "localhost"
@@ -49,7 +50,7 @@ class Lmtp:
         self._tx = tx
         self._deadline = time.monotonic() + timeout
         self._watch = watch
-        self._client = client.SmtpClient(HELO, lmtp=True)
+        self._client = SmtpClient(HELO, lmtp=True)
         self._verdict: Verdict | None = None
         self._ready = False
         self._wanted = False           # the server waits for mail data

@@ -21,10 +21,11 @@ from pysmtpd.relay.relay import Connection, Relay
 from pysmtpd.relay.results import Results
 from pysmtpd.relay.shell import Link, Shell, TlsInfo
 from pysmtpd.relay.task import Task
+from pysmtpd.session import client_effects as client
 from pysmtpd.session import effects
-from pysmtpd.session import smtp_client as client
+from pysmtpd.session.client_effects import Failed, StartTls
 from pysmtpd.session.path import valid_domain
-from pysmtpd.session.smtp_client import Failed, SmtpClient, StartTls, State
+from pysmtpd.session.smtp_client import SmtpClient, State
 
 BACKLOG_MAX = 128 * 1024           # octets waiting to be sent, above which no more mail data are taken
 GREETING_TIMEOUT = 60.0            # seconds, while there are other hosts to try

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pysmtpd.base import relay_url
 from pysmtpd.base.relay_url import Schema
 from pysmtpd.conf.config import Action
-from pysmtpd.session.smtp_client import StartTls
+from pysmtpd.session.client_effects import StartTls
 
 
 class TlsPolicy(NamedTuple):

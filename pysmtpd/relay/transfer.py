@@ -10,7 +10,7 @@ from itertools import islice
 from math import inf
 
 from pysmtpd.base import logline, relay_url
-from pysmtpd.base.envelope import NAME_MAX, Envelope
+from pysmtpd.base.envelope import Envelope
 from pysmtpd.conf.config import Action, Config
 from pysmtpd.messages import (
     DeliveryHold,
@@ -22,6 +22,7 @@ from pysmtpd.messages import (
     QueueDeliver,
 )
 from pysmtpd.relay import connector, limits
+from pysmtpd.relay.addressing import Addressing
 from pysmtpd.relay.body import Bodies
 from pysmtpd.relay.connector import Blocked, Connect, Exhausted
 from pysmtpd.relay.hoststat import HostStats
@@ -33,7 +34,7 @@ from pysmtpd.relay.route import PTR_KEEP, Network, Route, Usage
 from pysmtpd.relay.session import Aborted, Session
 from pysmtpd.relay.shell import Shell
 from pysmtpd.relay.task import Task, key_of
-from pysmtpd.session.smtp_client import Failed
+from pysmtpd.session.client_effects import Failed
 
 HOSTS_KEEP = 60.0                  # seconds; lka knows how long the records live
 PTR_PATIENCE = 1.0                 # seconds a connection waits for the name of its host
@@ -56,60 +57,18 @@ class TransferAgent:
         self.hosts = HostStats(config.max_deferred)
         self.results = Results(shell, self.hosts)
         self.network = Network()
+        self.addressing = Addressing(config, self.questions, self._enqueue, self._fail)
         self.relays: dict[RelayKey, Relay] = {}
         self.stopping = False
         self._config = config
         self._marked: dict[Relay, None] = {}
         self._blocked: dict[Relay, None] = {}  # at a limit, those that waited longest first
         self._recent: dict[tuple[str, str, str], Relay] = {}  # by action, URL, and what of the envelope counts
-        self._looking = 0          # envelopes that wait for their smarthost
         self._sweep_at = 0.0
 
     # envelopes
 
-    def deliver(self, message: QueueDeliver) -> None:
-        """An envelope is due."""
-        envelope = message.envelope
-        action = self._config.actions.get(envelope.action)
-        if action is None or not action.is_relay:
-            self._fail(envelope, Outcome.TEMPFAIL, "4.3.5", f"no relay action {envelope.action} in smtpd.conf any more")
-        elif not envelope.dest.domain.isascii():
-            # lka gives domains in A-form: this one has none.
-            self._fail(envelope, Outcome.PERMFAIL, "5.6.7", "No such domain name can be")
-        elif action.host or action.domain:
-            self._looking += 1
-            table, key = (action.host, "") if action.host else (action.domain, envelope.dest.domain.lower())
-            self.questions.smarthost(table, key, partial(self._smarthost_found, message, action))
-        else:
-            self._rewrite(message, action, "")
-
-    def _smarthost_found(self, message: QueueDeliver, action: Action, found: Found, value: str) -> None:
-        self._looking -= 1
-        if found is not Found.YES:
-            self._fail(message.envelope, Outcome.TEMPFAIL, "4.3.5", "Cannot retrieve smarthost")
-            return
-        self._rewrite(message, action, value)
-
-    def _rewrite(self, message: QueueDeliver, action: Action, smarthost: str) -> None:
-        """Ask lka for a sender that leads back here, for what is forwarded by an action with srs: it has the key."""
-        envelope = message.envelope
-        sender = str(envelope.sender)
-        if not action.srs or action.mail_from or envelope.rcpt == envelope.dest or not envelope.sender.domain \
-                or len(sender) > NAME_MAX:
-            self._enqueue(message, action, smarthost)
-            return
-        self._looking += 1
-        self.questions.lookup("srs", envelope.rcpt.domain, sender,
-                              partial(self._rewritten, message, action, smarthost))
-
-    def _rewritten(self, message: QueueDeliver, action: Action, smarthost: str, found: Found, value: str) -> None:
-        self._looking -= 1
-        if found is Found.TEMPFAIL:
-            self._fail(message.envelope, Outcome.TEMPFAIL, "4.3.5", "Cannot rewrite the sender")
-        else:
-            self._enqueue(message, action, smarthost, value)
-
-    def _enqueue(self, message: QueueDeliver, action: Action, smarthost: str, rewritten: str = "") -> None:
+    def _enqueue(self, message: QueueDeliver, action: Action, smarthost: str, rewritten: str) -> None:
         envelope = message.envelope
         try:
             relay = self._relay(envelope, action, smarthost)
@@ -532,7 +491,7 @@ class TransferAgent:
         return {
             "mta.connector": sum(len(relay.connectors) for relay in relays),
             "mta.domain": len(network.domains),
-            "mta.envelope": sum(len(task.envelopes) for task in waiting + running) + self._looking,
+            "mta.envelope": sum(len(task.envelopes) for task in waiting + running) + self.addressing.waiting,
             "mta.host": len(network.hosts),
             "mta.relay": len(relays),
             "mta.route": len(network.routes),

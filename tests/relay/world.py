@@ -325,7 +325,7 @@ class World:
                 body: bytes = b"", binary: bool = False, utf8_header: bool = False, **more: Any) -> None:
         """An envelope of one message for each recipient.  body: comes along."""
         for number, rcpt in enumerate(rcpts, first):
-            self.agent.deliver(QueueDeliver(replace(envelope(rcpt, msgid << 32 | number), **more),
+            self.agent.addressing.deliver(QueueDeliver(replace(envelope(rcpt, msgid << 32 | number), **more),
                                             size or len(body or self.bodies.get(msgid, BODY)), has_8bit, body,
                                             binary, utf8_header))
 

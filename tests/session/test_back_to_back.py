@@ -11,7 +11,8 @@ from pysmtpd.conf.config import Listener, Tls
 from pysmtpd.messages import ExpandRcpt, Outcome, SmtpLookupName, SmtpMessage, SmtpMessageCommit
 from pysmtpd.session import effects
 from pysmtpd.session.client_commands import Recipient, Transaction
-from pysmtpd.session.smtp_client import Effect, NeedBody, RcptDone, Ready, SmtpClient, StartTls
+from pysmtpd.session.client_effects import Effect, NeedBody, RcptDone, Ready, StartTls
+from pysmtpd.session.smtp_client import SmtpClient
 from pysmtpd.session.smtp_settings import SessionSettings
 from tests.support import chat
 

@@ -12,19 +12,8 @@ from pysmtpd.base.envelope import Notify, Ret
 from pysmtpd.messages import Outcome
 from pysmtpd.session import effects
 from pysmtpd.session.client_commands import Recipient, Transaction
-from pysmtpd.session.smtp_client import (
-    Bye,
-    Effect,
-    Failed,
-    NeedBody,
-    RcptDone,
-    Ready,
-    SmtpClient,
-    StartTls,
-    State,
-    TxAborted,
-    TxDone,
-)
+from pysmtpd.session.client_effects import Bye, Effect, Failed, NeedBody, RcptDone, Ready, StartTls, TxAborted, TxDone
+from pysmtpd.session.smtp_client import SmtpClient, State
 from tests.support.server import DEFAULTS, Answer, Server
 
 BODY = b"Subject: x\r\n\r\n.dot\r\nlast\r\n"
