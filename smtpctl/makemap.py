@@ -199,6 +199,7 @@ def replace(path: str, entries: list[cdb.Entry], like: os.stat_result | None) ->
     """Put a new map in place of the old one, in one step; owner and mode are those of its source.
 
     Raises Failure or BadMap."""
+    _check_replaceable(path)
     temporary = f"{path}.{os.urandom(6).hex()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -218,6 +219,16 @@ def replace(path: str, entries: list[cdb.Entry], like: os.stat_result | None) ->
     except BadMap:
         _forget(temporary)
         raise
+
+
+def _check_replaceable(path: str) -> None:
+    """Root would put a file in the place of a device: of /dev/null, which the whole system needs."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise Failure(f"{path} is not a file")
 
 
 def _fill(fd: int, entries: list[cdb.Entry]) -> None:
@@ -256,7 +267,9 @@ def dump(path: str) -> None:
     if path == "-":
         raise Failure("a map cannot be read from standard input")
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Failure(f"{path} is not a file")
             data = file.read(bdb.FILE_MAX + 1)
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from None

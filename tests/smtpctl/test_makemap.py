@@ -147,6 +147,17 @@ def test_a_map_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch
     assert os.listdir(tmp_path) == ["t"]
 
 
+def test_nothing_but_a_file_is_replaced_or_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "aliases").write_text("a b\n")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert makemap("-o", pipe, tmp_path / "aliases") == 1
+    assert makemap("-U", pipe) == 1
+    assert capsys.readouterr().err == f"makemap: {pipe} is not a file\n" * 2
+    assert pipe.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["aliases", "pipe"]
+
+
 def test_a_locked_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "t"
     source.write_text("a b\n")
