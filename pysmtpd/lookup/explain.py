@@ -188,7 +188,7 @@ class Explainer:
                     return f"command {fill(action.argument, values, COMMAND)}"
             return f"{action.method.value} {fill(action.argument, values, PATH)}"
         except ExpandError as error:
-            return f"{action.method.value} {action.argument}: {error}"
+            return f"{command or f'{action.method.value} {action.argument}'}: {error}"
 
     async def _account(self, node: Node, action: Action) -> tuple[int | None, str]:
         """User id, if it is known, and home of the user whom the delivery runs as."""

@@ -140,8 +140,19 @@ def _read(text: str, *, escaped: bool) -> Member | BadMember:
     if "@" in text[1:-1]:
         return _address(text)
     if _USER.fullmatch(text) is None:
-        return BadMember(text, "is no user, address, command, file, include or error")
+        return BadMember(text, _meant(text))
     return Member(Kind.USERNAME, text.lower(), None, escaped)
+
+
+def _meant(text: str) -> str:
+    """Why a text is no member, by what it seems to be."""
+    if re.match(":?error:", text, re.IGNORECASE):
+        return "is no error: that has a code from 400 to 599, a blank and a text"
+    if re.match(":?include:", text, re.IGNORECASE):
+        return "is no include: that has an absolute path"
+    if text.startswith('"/'):
+        return "is no file: that has no quotes around it"
+    return "is no user, address, command, file, include or error"
 
 
 def _command(text: str) -> Member | BadMember:

@@ -119,6 +119,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "51-not-the-right-helo": {"rcpt": "bob@greeted.example", "helo": "mail.partner.example"},
     "52-mail-that-is-no-bounce-to-a-rewritten-sender": {"rcpt": "SRS0=AbCd=AA=far.example=joe@localhost"},
     "53-accepted-and-then-returned-as-root-gets-no-maildir": {"rcpt": "adm@localhost"},
+    "54-command-with-a-wrong-specifier": {"rcpt": "filter@localhost"},
 }
 
 

@@ -70,6 +70,17 @@ def test_a_bad_member_leaves_the_others_alone_and_is_named() -> None:
         '"\'open" has an open quote, or ends in a backslash']
 
 
+@pytest.mark.parametrize("text, why", [
+    ("error:550", "is no error: that has a code from 400 to 599, a blank and a text"),
+    (":Error:250 fine", "is no error: that has a code from 400 to 599, a blank and a text"),
+    (":include:friends", "is no include: that has an absolute path"),
+    ('"/var/mail/old mail"', "is no file: that has no quotes around it"),
+    ("jane doe", "is no user, address, command, file, include or error"),
+])
+def test_what_is_wrong_is_said_by_what_was_meant(text: str, why: str) -> None:
+    assert [bad.why for bad in parse(text).bad] == [why]
+
+
 def test_a_command_longer_than_an_envelope_holds_is_bad() -> None:
     assert parse("|" + "x" * 1023).good and parse("|" + "x" * 1024).bad
     assert parse("/" + "x" * 1023).good and parse("/" + "x" * 1024).bad
