@@ -8,7 +8,7 @@ other processes, lines of the log) leaves in the same turn: one system call and 
 import asyncio
 import math
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 Events = list[tuple[selectors.SelectorKey, int]]
@@ -18,7 +18,18 @@ if hasattr(selectors, "EpollSelector"):
     class Selector(selectors.EpollSelector):
         """The standard one, with less work for each event."""
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.last: list[Callable[[], None]] = []   # what to do when a turn is over
+            self.ready: Sized = ()                     # what the loop has to do at once
+
         def select(self, timeout: float | None = None) -> Events:
+            if self.last:
+                last, self.last = self.last, []
+                for callback in last:
+                    callback()
+                if self.ready:
+                    timeout = 0
             # epoll_wait() knows milliseconds; rounded up, for a loop that wakes too early only waits again.
             wait = -1 if timeout is None else 0 if timeout <= 0 else math.ceil(timeout * 1e3) * 1e-3
             keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
@@ -37,15 +48,9 @@ class Loop(asyncio.SelectorEventLoop):
     """asyncio's loop with direct dispatch."""
 
     def __init__(self) -> None:
-        super().__init__(Selector())
-        self.last: list[Callable[[], None]] = []
-
-    def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]  # not in typeshed
-        if self.last:
-            last, self.last = self.last, []
-            for callback in last:
-                callback()
+        self.selector = Selector()
+        super().__init__(self.selector)
+        self.selector.ready = self._ready  # type: ignore[attr-defined]  # not in typeshed
 
     def _process_events(self, event_list: Events) -> None:
         for key, mask in event_list:
@@ -60,8 +65,8 @@ class Loop(asyncio.SelectorEventLoop):
 
 def at_end(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     """Run it when this turn of the loop is over, before anything is waited for: what is asked of call_soon() late in a
-    turn waits for the next one.  It must not raise."""
-    if isinstance(loop, Loop):
-        loop.last.append(callback)
+    turn waits for the next one.  It must not raise, and may ask for call_soon(), but for nothing later."""
+    if isinstance(loop, Loop) and hasattr(loop.selector, "last"):
+        loop.selector.last.append(callback)
     else:
         loop.call_soon(callback)

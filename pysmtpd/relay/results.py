@@ -34,22 +34,23 @@ class Results:
             unreachable: bool = False) -> None:
         """``session`` is 0 when it never came to one; ``relay`` is then the domain.  ``remote``: who says so.
         ``unreachable``: there was no host to speak with."""
+        now = self._shell.now()
         if len(text) > TEXT_MAX // 4:
             text = bounded(text.encode(), TEXT_MAX).decode()
         if not self._all:
             self._shell.soon(self.flush)
         self._all.append(Result(envelope.evpid, outcome, status(outcome, esc), text, dsn_relayed, remote))
         if session or unreachable:
-            self._tell_hosts(envelope, outcome, text, unreachable=unreachable)
+            self._tell_hosts(envelope, outcome, text, now, unreachable=unreachable)
         dest, rcpt = str(envelope.dest), str(envelope.rcpt)
         self._shell.log(logline.MTA_DELIVERY.format(
             id=session, evpid=envelope.evpid, sender=envelope.sender, dest=dest, rcpt="-" if rcpt == dest else rcpt,
             source=logline.address_text(source) or "-", relay=relay,
-            delay=logline.duration(self._shell.now() - envelope.ctime), result=_WORDS[outcome], stat=text,
+            delay=logline.duration(now - envelope.ctime), result=_WORDS[outcome], stat=text,
         ))
 
-    def _tell_hosts(self, envelope: Envelope, outcome: Outcome, text: str, *, unreachable: bool) -> None:
-        domain, now = envelope.dest.domain, self._shell.now()
+    def _tell_hosts(self, envelope: Envelope, outcome: Outcome, text: str, now: int, *, unreachable: bool) -> None:
+        domain = envelope.dest.domain
         if outcome is not Outcome.OK:
             self._hosts.failed(domain, envelope.evpid, text, now, unreachable=unreachable)
             return

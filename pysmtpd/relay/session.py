@@ -7,6 +7,7 @@ PIPELINING hears the end of one message and the commands of the next in one writ
 
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from pysmtpd.base import logline, relay_url
@@ -81,6 +82,15 @@ class Agent(Protocol):
     def session_closed(self, session: "Session") -> None: ...
 
 
+@lru_cache(maxsize=1024)
+def _remote(name: str) -> str:
+    """A server's name as reports have it; empty when it is none."""
+    name = name.rstrip(".")
+    if relay_url.literal(name):
+        return f"[{name}]"
+    return name if valid_domain(name) else ""
+
+
 class Session:
     """One connection."""
 
@@ -128,21 +138,16 @@ class Session:
     @property
     def remote(self) -> str:
         """The server's name in reports, once it was heard."""
-        name = self.candidate.name.rstrip(".")
-        if self._client is None:
-            return ""
-        if relay_url.literal(name):
-            return f"[{name}]"
-        return name if valid_domain(name) else ""
+        return "" if self._client is None else _remote(self.candidate.name)
 
     @property
     def patient(self) -> bool:
         """Whether it may take another task, by the limits of its relay and those that its server told."""
-        limits = self.relay.limits
-        if self._client is None:
-            return self.taken < limits.session_mail_max
-        most = min(limits.session_mail_max, self._client.extensions.mail_max or limits.session_mail_max)
-        return self.taken < most and self._client.failures < limits.max_failures_per_session and not self.sated
+        limits, client = self.relay.limits, self._client
+        if self.sated or self.taken >= limits.session_mail_max:
+            return False
+        return client is None or (client.failures < limits.max_failures_per_session
+                                  and not 0 < client.extensions.mail_max <= self.taken)
 
     def open(self, timeout: float) -> None:
         """Connect."""

@@ -41,8 +41,10 @@ class Proxied(Transactions):
     def _find_trust(self, proceed: Callable[[], None]) -> None:
         """Whether the other end may say these things, where anybody may; then proceed."""
         settings = self._settings
-        tables = {settings.xclient_from, settings.xforward_from} - {""}
-        self._ask_trust(sorted(tables), proceed)
+        if settings.xclient_from or settings.xforward_from:
+            self._ask_trust(sorted({settings.xclient_from, settings.xforward_from} - {""}), proceed)
+        else:
+            proceed()
 
     def _ask_trust(self, tables: list[str], proceed: Callable[[], None]) -> None:
         if not tables:

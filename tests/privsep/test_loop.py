@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pysmtpd.privsep.loop import Loop
+from pysmtpd.privsep.loop import Loop, at_end
 
 
 @pytest.fixture
@@ -140,3 +140,36 @@ def test_transports_and_threads_work_as_ever(loop: Loop) -> None:
 
     assert loop.run_until_complete(asyncio.wait_for(work(), 5)) == b"HELLO\nthread"
     loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def test_what_is_for_the_end_of_a_turn_is_done_before_anything_is_waited_for(loop: Loop, pairs: Pairs) -> None:
+    (a, b), _ = pairs
+    seen: list[str] = []
+
+    def last() -> None:
+        seen.append("last")
+        loop.call_soon(done)           # nothing else would ever wake the loop
+
+    def done() -> None:
+        seen.append("soon")
+        loop.stop()
+
+    def readable() -> None:
+        seen.append(a.recv(10).decode())
+        at_end(loop, last)
+        loop.call_soon(seen.append, "first")
+
+    loop.add_reader(a, readable)
+    b.send(b"x")
+    loop.run_forever()
+    assert seen == ["x", "first", "last", "soon"]
+
+
+def test_another_loop_does_it_soon() -> None:
+    other = asyncio.new_event_loop()
+    seen: list[str] = []
+    at_end(other, lambda: seen.append("last"))
+    other.call_soon(other.stop)
+    other.run_forever()
+    other.close()
+    assert seen == ["last"]

@@ -105,3 +105,16 @@ def test_the_number_of_domains_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
         hosts.failed(f"d{number}.example", number, "no", NOW)
         assert len(hosts) <= 10
     assert hosts["d49.example"].text == "no"
+
+
+def test_what_went_before_in_the_same_second_is_enough_to_know() -> None:
+    hosts = HostStats(100)
+    hosts.failed("b.example", 1, "421 busy", 1000)
+    assert hosts.delivered("b.example", 2, "250 one", 1000) == []
+    assert hosts["b.example"].text == "250 one", "another kind of news"
+    hosts.delivered("b.example", 3, "250 two", 1000)
+    assert hosts["b.example"].text == "250 one"
+    hosts.delivered("b.example", 4, "250 three", 1001)
+    assert hosts["b.example"] == ("250 three", 1001, {})
+    hosts.failed("b.example", 5, "no host", 1001, unreachable=True)
+    assert hosts.delivered("b.example", 6, "250 four", 1001) == [5]
