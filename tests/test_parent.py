@@ -1,7 +1,9 @@
 """The parent judges every request of mda as if an enemy had sent it."""
 
+import errno
 import os
 import pwd
+import socket
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -309,6 +311,24 @@ def test_a_worker_that_does_not_leave_is_killed(root: Fixture, monkeypatch: pyte
     root.parent.worker_stop(root.mda, MdaWorkerStop(8))  # type: ignore[arg-type]
     root.parent.worker_stop(root.mda, MdaWorkerStop(7))  # type: ignore[arg-type]
     assert killed == [(42, 9)]
+
+
+def test_a_worker_that_cannot_be_started_is_a_temporary_failure_and_leaves_no_descriptor(
+        root: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+
+    def pair() -> tuple[socket.socket, socket.socket]:
+        made.extend(socket.socketpair())
+        return made[0], made[1]
+
+    def spawn(*_: object) -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("pysmtpd.privsep.workers.pair", pair)
+    monkeypatch.setattr("pysmtpd.privsep.spawn.spawn", spawn)
+    answer = root.ask("maildir", "alice", WorkerKind.USER)
+    assert answer == MdaWorkerRefused(1, True, "Resource temporarily unavailable")
+    assert [one.fileno() for one in made] == [-1, -1]
 
 
 def test_numbers_are_bounded(root: Fixture) -> None:

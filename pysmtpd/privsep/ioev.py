@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -224,12 +225,6 @@ class Io:
         except Exception:  # noqa: BLE001  (a bug in one session must not end the others)
             self._broken()
 
-    def _tell_tls(self, info: "TlsInfo") -> None:
-        try:
-            self._handler.io_tls(info)
-        except Exception:  # noqa: BLE001  (likewise)
-            self._broken()
-
     def _tell_data(self, data: bytes) -> None:
         try:
             self._handler.io_data(data)
@@ -367,7 +362,7 @@ class Io:
         if layer.ready and not was_ready:
             self.deadline = monotonic() + self._timeout
             info = layer.info()
-            self._tell_tls(info)
+            self._tell(partial(self._handler.io_tls, info))
         for piece in plain:
             if self.closed:
                 return

@@ -174,9 +174,13 @@ class Workers:
         arguments = [str(entry.pw_uid), str(gid), entry.pw_dir, entry.pw_name,
                      "mbox" if kind is WorkerKind.MBOX else "user", paths.MAIL_DIRECTORY]
         refuse_descriptors(mine)
-        pid = spawn.spawn("pysmtpd.deliver.worker", arguments, theirs)
-        theirs.close()
-        return pid, mine
+        try:
+            return spawn.spawn("pysmtpd.deliver.worker", arguments, theirs), mine
+        except OSError:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
 
     def stop(self, reqid: int) -> None:
         """One does not leave, or is not trusted any more."""
